@@ -1,1 +1,85 @@
-//! To be filled.
+//! What the log's commands mean, as pure code.
+//!
+//! A model is a deterministic state machine over the store's tables. Invariants:
+//!
+//! - `apply` reads nothing but the command, its [`Stamps`] and the tables: no clock, no flag, no random number.
+//! - A model owns no durable state: all of it lives in tables; what it caches can be rebuilt from them.
+//! - A command changes nothing before it returned its last [`Step::Need`]; a refused command changes nothing at all.
+//! - A command that touches many records does so in slices ([`Step::More`]); what it must remember between them is in
+//!   the [`Cursor`], which a checkpoint stores. No reader sees a part of a command: readers pin a revision, and a
+//!   command's revision becomes visible when its last slice is done.
+
+#![forbid(unsafe_code)]
+
+pub mod keys;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_ids::{ClusterTime, LogIndex, Term, WallTime};
+use quorate_store::{Location, TableId};
+
+/// Records that one slice of a command may touch.
+pub const SLICE_RECORDS_MAX: usize = 4096;
+
+/// Table numbers, all in one place: two models must never share one.
+pub mod tables {
+    use super::TableId;
+
+    /// keys: a key's current version. Hashed.
+    pub const KEYS: TableId = TableId(0x10);
+    /// keys: every version that a reader at some revision above the compacted one can still see. Not hashed.
+    pub const HISTORY: TableId = TableId(0x11);
+    /// keys: keys deleted since the compacted revision. Not hashed.
+    pub const GRAVEYARD: TableId = TableId(0x12);
+    /// keys: current and compacted revision. Hashed.
+    pub const KEYS_META: TableId = TableId(0x13);
+    /// keys: leases by id. Hashed.
+    pub const LEASES: TableId = TableId(0x14);
+    /// keys: (lease id, key) for each attached key. Hashed.
+    pub const LEASE_KEYS: TableId = TableId(0x15);
+    /// keys: alarms by member. Hashed.
+    pub const ALARMS: TableId = TableId(0x16);
+    /// member: the cluster's members by id, and what else the member itself replicates. Hashed.
+    pub const MEMBERS: TableId = TableId(0x01);
+    pub const CLUSTER_META: TableId = TableId(0x02);
+}
+
+/// What an entry carries besides its command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    pub index: LogIndex,
+    pub term: Term,
+    pub cluster_time: ClusterTime,
+    pub wall_time: WallTime,
+}
+
+/// What a command remembers between slices, and the cold bodies that were loaded for it.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    /// The model's own, empty at the start of a command. Bounded by [`quorate_store::ROW_BYTES_MAX`].
+    pub state: Vec<u8>,
+    /// Bodies that a [`Step::Need`] asked for. Only for this command, never stored.
+    pub loaded: BTreeMap<Location, Bytes>,
+}
+
+/// What one call of `apply` came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<R> {
+    /// The command is done.
+    Done(R),
+    /// A slice is done; call again with the same cursor.
+    More,
+    /// Nothing was changed. Load these bodies into [`Cursor::loaded`] and call again.
+    Need(Vec<Location>),
+}
+
+/// Which model a command is for; a number in the log, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelId(pub u16);
+
+impl ModelId {
+    /// The member's own commands: members, cluster version.
+    pub const MEMBER: Self = Self(0);
+    pub const KEYS: Self = Self(1);
+}

@@ -1,0 +1,130 @@
+//! What can be asked of the keys model.
+
+use bytes::Bytes;
+use quorate_ids::{Revision, Term};
+
+/// A command as it stands in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Put(Put),
+    DeleteRange(DeleteRange),
+    Txn(Txn),
+    /// Versions superseded at or before `revision` may be forgotten.
+    Compact { revision: Revision },
+    LeaseGrant { id: i64, ttl_seconds: i64 },
+    LeaseRevoke { id: i64 },
+    /// The leader of `term` saw these leases expire; in a later term it changes nothing.
+    LeaseExpire { term: Term, ids: Vec<i64> },
+    /// Raises or clears an alarm: etcd's NOSPACE (1) and CORRUPT (2).
+    Alarm { activate: bool, member: u64, alarm: u8 },
+}
+
+/// The end of a range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RangeEnd {
+    /// Just the one key.
+    Single,
+    /// Keys below this one (etcd's plain `range_end`).
+    Before(Bytes),
+    /// Every key from `key` on (etcd's `range_end` of `\0`).
+    Unbounded,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Put {
+    pub key: Bytes,
+    pub value: Bytes,
+    /// 0: no lease.
+    pub lease: i64,
+    pub prev_kv: bool,
+    /// Keep the current value; the key must exist and `value` be empty.
+    pub ignore_value: bool,
+    /// Keep the current lease; the key must exist and `lease` be 0.
+    pub ignore_lease: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeleteRange {
+    pub key: Bytes,
+    pub end: RangeEnd,
+    pub prev_kv: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortOrder {
+    #[default]
+    None,
+    Ascend,
+    Descend,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortTarget {
+    #[default]
+    Key,
+    Version,
+    Create,
+    Mod,
+    Value,
+}
+
+/// A read. Fields mean what etcd's RangeRequest says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RangeQuery {
+    pub key: Bytes,
+    pub end: RangeEnd,
+    /// At most this many keys; 0: no limit.
+    pub limit: u64,
+    /// 0: the newest revision.
+    pub revision: Revision,
+    pub sort_order: SortOrder,
+    pub sort_target: SortTarget,
+    pub keys_only: bool,
+    pub count_only: bool,
+    /// Bounds on the revisions; 0: no bound.
+    pub min_mod_revision: Revision,
+    pub max_mod_revision: Revision,
+    pub min_create_revision: Revision,
+    pub max_create_revision: Revision,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Txn {
+    pub compare: Vec<Compare>,
+    pub success: Vec<Op>,
+    pub failure: Vec<Op>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    Range(RangeQuery),
+    Put(Put),
+    DeleteRange(DeleteRange),
+    Txn(Box<Txn>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompareOp {
+    Equal,
+    Greater,
+    Less,
+    NotEqual,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CompareTarget {
+    Version(i64),
+    Create(i64),
+    Mod(i64),
+    Value(Bytes),
+    Lease(i64),
+}
+
+/// Holds where every key of the range fulfils it. An empty range: false for a value, else compares with zeros.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compare {
+    pub key: Bytes,
+    pub end: RangeEnd,
+    pub op: CompareOp,
+    pub target: CompareTarget,
+}
