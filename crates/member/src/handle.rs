@@ -1,0 +1,309 @@
+//! What faces and embedding programs hold of a running member.
+//!
+//! A [`Handle`] is cheap to clone and works from any thread and any async runtime. Invariants:
+//!
+//! - Each accepted request is answered exactly once: with its outcome, or with an error that says whether the outcome
+//!   is known. A request is never proposed twice.
+//! - What [`Handle::read_index`] returned is visible in the tables of [`Handle::store`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
+use quorate_models::ModelId;
+use quorate_models::keys::{Feed, Reply};
+use quorate_store::{BodyError, Location, Store};
+use tokio::sync::{oneshot, watch};
+
+use crate::core::LogInput;
+use crate::membership::{Member, MembershipRequest};
+use crate::metrics::Metrics;
+use crate::shell::Inbox;
+
+/// Who this member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub incarnation: Incarnation,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelReply {
+    Keys(Reply),
+    Members(Vec<Member>),
+}
+
+/// A command's place in the log and its answer.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub index: LogIndex,
+    pub term: Term,
+    pub reply: ModelReply,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Nothing happened: no leader is known.
+    #[error("no leader is known; the cluster may have lost its majority, or is electing")]
+    NoLeader,
+    /// Outcome unknown: the leader changed while the request was on its way.
+    #[error("the leader changed while the request was on its way; its outcome is unknown")]
+    LeaderChanged,
+    /// Outcome unknown.
+    #[error("the request timed out; its outcome is unknown")]
+    TimedOut,
+    /// Nothing happened: a queue is full.
+    #[error("too many requests are in flight")]
+    Overloaded,
+    /// Nothing happened.
+    #[error("the request has {bytes} bytes; at most {bytes_max} are allowed")]
+    TooLarge { bytes: usize, bytes_max: usize },
+    /// Nothing happened: the disk of this member or of the leader is full.
+    #[error("no space is left on the disk; deletes and compaction still work, and writes will once space is back")]
+    NoSpace,
+    /// The member is stopping or has failed; the reason says why.
+    #[error("this member does not serve: {reason}")]
+    Stopped { reason: String },
+    /// Nothing happened: the command was refused before it entered the log.
+    #[error("{reason}")]
+    Refused { reason: MembershipRefusal },
+}
+
+/// Why a membership change was refused. Texts for people; faces map the variants to their protocol's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipRefusal {
+    #[error("no such member")]
+    NotFound,
+    #[error("the member exists already")]
+    IdExists,
+    #[error("a member with one of these peer URLs exists already")]
+    PeerUrlExists,
+    #[error("a member with this name exists already")]
+    NameExists,
+    #[error("only a learner can be promoted")]
+    NotLearner,
+    #[error("the learner has not caught up with the leader yet")]
+    LearnerNotReady,
+    #[error("the cluster has as many learners as it may have")]
+    TooManyLearners,
+    #[error("too few started members would be left for a majority")]
+    NotEnoughStarted,
+    #[error("the cluster's majority does not answer")]
+    Unhealthy,
+    #[error("this member is not the leader")]
+    NotLeader,
+    #[error("leadership can't be moved to this member")]
+    BadTransferee,
+    #[error("another membership change is in progress")]
+    InProgress,
+}
+
+/// A moment's view of the member, for status calls, metrics and health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub leader: Option<MemberId>,
+    pub is_leader: bool,
+    pub is_learner: bool,
+    pub term: Term,
+    pub committed: LogIndex,
+    pub applied: LogIndex,
+    pub last_index: LogIndex,
+    /// Set when the member no longer serves: why.
+    pub failed: Option<String>,
+    /// True while writes are refused because the disk is full.
+    pub no_space: bool,
+}
+
+/// What readers may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    pub index: LogIndex,
+    pub revision: Revision,
+    pub term: Term,
+}
+
+pub(crate) type Answer = oneshot::Sender<Result<Applied, RequestError>>;
+pub(crate) type ReadAnswer = oneshot::Sender<Result<LogIndex, RequestError>>;
+
+/// Requests that wait for their outcome, by sequence number.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub proposals: HashMap<u64, Answer>,
+    pub reads: HashMap<u64, ReadAnswer>,
+}
+
+pub(crate) struct Shared {
+    pub identity: Identity,
+    pub store: Store,
+    pub feed: Arc<Feed>,
+    pub metrics: Arc<Metrics>,
+    pub inbox: Arc<Inbox<LogInput>>,
+    pub sequence: AtomicU64,
+    pub waiting: Mutex<Waiting>,
+    pub status: RwLock<Status>,
+    pub members: RwLock<Arc<Vec<Member>>>,
+    pub visible: watch::Sender<Visible>,
+    pub request_timeout: Duration,
+    pub request_bytes_max: usize,
+}
+
+/// A running member, as faces see it.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// The tables, for reads. Pin a revision (see [`Self::visible`]) and hold the lock briefly.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// The shared history of recent changes, for watchers.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.shared.feed
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// What is visible now, and a way to wait for more.
+    #[must_use]
+    pub fn visible(&self) -> watch::Receiver<Visible> {
+        self.shared.visible.subscribe()
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    #[must_use]
+    pub fn members(&self) -> Arc<Vec<Member>> {
+        self.shared.members.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Puts a command into the log and waits until this member has applied it. Any member takes it; a follower passes
+    /// it to the leader. `command` is in the model's own encoding.
+    pub async fn propose(&self, model: ModelId, command: Bytes) -> Result<Applied, RequestError> {
+        if command.len() > self.shared.request_bytes_max {
+            return Err(RequestError::TooLarge { bytes: command.len(), bytes_max: self.shared.request_bytes_max });
+        }
+        self.request(|seq| LogInput::Propose { seq, model, command }).await
+    }
+
+    /// Proposes a membership change and waits until this member has applied it.
+    pub async fn change_membership(&self, request: MembershipRequest) -> Result<Vec<Member>, RequestError> {
+        let applied = self.request(|seq| LogInput::ChangeMembership { seq, request }).await?;
+        match applied.reply {
+            ModelReply::Members(members) => Ok(members),
+            ModelReply::Keys(_) => unreachable!("a membership entry answers with members"),
+        }
+    }
+
+    async fn request(&self, input: impl FnOnce(u64) -> LogInput) -> Result<Applied, RequestError> {
+        let seq = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
+        let (answer, outcome) = oneshot::channel();
+        self.waiting(|waiting| waiting.proposals.insert(seq, answer));
+        let forget = Forget { shared: &self.shared, seq, read: false };
+        if let Err(error) = self.shared.inbox.push(input(seq)) {
+            return Err(error);
+        }
+        let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
+        drop(forget);
+        match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(RequestError::Stopped { reason: "the member stopped".to_owned() }),
+            Err(_) => Err(RequestError::TimedOut),
+        }
+    }
+
+    /// Waits until everything that was acknowledged anywhere before this call is visible here; returns that index.
+    /// One quorum round is in flight at a time; all calls that come meanwhile share the next.
+    pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
+        let seq = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
+        let (answer, outcome) = oneshot::channel();
+        self.waiting(|waiting| {
+            waiting.reads.insert(seq, answer);
+        });
+        let forget = Forget { shared: &self.shared, seq, read: true };
+        self.shared.inbox.push(LogInput::Read { seq })?;
+        let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
+        drop(forget);
+        match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(RequestError::Stopped { reason: "the member stopped".to_owned() }),
+            Err(_) => Err(RequestError::TimedOut),
+        }
+    }
+
+    /// Asks the leader (this member must be it) to hand leadership to `to`; returns once `to` leads.
+    pub async fn transfer_leadership(&self, to: MemberId) -> Result<(), RequestError> {
+        if !self.status().is_leader {
+            return Err(RequestError::Refused { reason: MembershipRefusal::NotLeader });
+        }
+        let known = self.members().iter().any(|member| member.id == to && !member.is_learner);
+        if !known {
+            return Err(RequestError::Refused { reason: MembershipRefusal::BadTransferee });
+        }
+        self.shared.inbox.push(LogInput::TransferLeadership { to })?;
+        let deadline = tokio::time::Instant::now() + self.shared.request_timeout;
+        while self.status().leader != Some(to) {
+            if tokio::time::Instant::now() > deadline {
+                return Err(RequestError::TimedOut);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Reads a body, from memory where it is there, else on a thread that may wait for the disk.
+    pub async fn load(&self, at: Location) -> Result<Bytes, BodyError> {
+        if let Some(found) = self.shared.store.try_load(at)? {
+            return Ok(found);
+        }
+        let store = self.shared.store.clone();
+        let (answer, outcome) = oneshot::channel();
+        self.shared.pool.run(move || {
+            let _ = answer.send(store.load(at));
+        });
+        outcome.await.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
+    }
+
+    fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
+        change(&mut self.shared.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// Forgets a request whose caller went away or gave up, so that nothing piles up.
+struct Forget<'a> {
+    shared: &'a Shared,
+    seq: u64,
+    read: bool,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.read {
+            waiting.reads.remove(&self.seq);
+        } else {
+            waiting.proposals.remove(&self.seq);
+        }
+    }
+}
