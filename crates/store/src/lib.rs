@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ordered;
 mod tables;
 
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -1,0 +1,156 @@
+//! The index against a `BTreeMap`, its bytes a key, and that memory comes back.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::{Builder, Ordered, OutOfOrder};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(Vec<u8>, Vec<u8>),
+    Remove(Vec<u8>),
+    /// Removes the keys of a stretch, given as parts of 256 of the whole.
+    RemoveStretch(u8, u8),
+    Read(Vec<u8>, Option<Vec<u8>>),
+    Rebuild,
+}
+
+/// Keys that collide, nest, share long prefixes, end in zeros and outgrow a page.
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    let awkward = prop_oneof![Just(0u8), Just(0xff), Just(b'a'), any::<u8>()];
+    prop_oneof![
+        6 => vec(awkward.clone(), 0..5),
+        6 => (0u16..2000).prop_map(|n| format!("/registry/pods/default/pod-{n:04}").into_bytes()),
+        3 => (0u8..3, vec(any::<u8>(), 0..3)).prop_map(|(shared, tail)| [vec![shared; 300], tail].concat()),
+        2 => (prop_oneof![Just(0u8), Just(0xff)], 0usize..600).prop_map(|(byte, len)| vec![byte; len]),
+        1 => (vec(any::<u8>(), 0..2), 0usize..3000).prop_map(|(head, len)| [head, vec![7; len]].concat()),
+        1 => any::<u8>().prop_map(|tail| [vec![b'k'; 65_535], vec![tail]].concat()),
+    ]
+}
+
+fn row() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => vec(any::<u8>(), 0..24),
+        1 => (any::<u8>(), 0usize..=400).prop_map(|(byte, len)| vec![byte; len]),
+        1 => (any::<u8>(), 0usize..=1024).prop_map(|(byte, len)| vec![byte; len]),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => (key(), row()).prop_map(|(key, row)| Step::Insert(key, row)),
+        12 => key().prop_map(Step::Remove),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(from, parts)| Step::RemoveStretch(from, parts)),
+        8 => (key(), proptest::option::of(key())).prop_map(|(from, to)| Step::Read(from, to)),
+        1 => Just(Step::Rebuild),
+    ]
+}
+
+fn range<'a>(
+    model: &'a Model,
+    from: &'a [u8],
+    to: Option<&'a [u8]>,
+) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a [u8])> {
+    let low = to.map_or(from, |to| from.min(to));
+    model
+        .range::<[u8], _>((Bound::Included(low), to.map_or(Bound::Unbounded, Bound::Excluded)))
+        .map(|(key, row)| (&key[..], &row[..]))
+}
+
+fn collect(index: &Ordered, from: &[u8], to: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut seen = Vec::new();
+    index.scan(from, to, &mut |key, row| {
+        if seen.len() == limit {
+            return ControlFlow::Break(());
+        }
+        seen.push((key.to_vec(), row.to_vec()));
+        ControlFlow::Continue(())
+    });
+    seen
+}
+
+fn collect_reverse(index: &Ordered, from: &[u8], to: Option<&[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut seen = Vec::new();
+    index.scan_reverse(from, to, &mut |key, row| {
+        seen.push((key.to_vec(), row.to_vec()));
+        ControlFlow::Continue(())
+    });
+    seen
+}
+
+fn expect_reads(index: &Ordered, model: &Model, from: &[u8], to: Option<&[u8]>) {
+    let mut wanted: Vec<_> = range(model, from, to).map(|(key, row)| (key.to_vec(), row.to_vec())).collect();
+    assert_eq!(index.count(from, to), wanted.len());
+    assert_eq!(index.rank(from), model.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from))).count());
+    assert_eq!(index.get(from), model.get(from).map(Vec::as_slice));
+    assert_eq!(collect(index, from, to, 3), wanted[..wanted.len().min(3)]);
+    assert_eq!(collect(index, from, to, usize::MAX), wanted);
+    wanted.reverse();
+    assert_eq!(collect_reverse(index, from, to), wanted);
+}
+
+fn insert(index: &mut Ordered, model: &mut Model, key: &[u8], row: &[u8]) {
+    let mut old = b"left over".to_vec();
+    let wanted = model.insert(key.to_vec(), row.to_vec());
+    assert_eq!(index.insert(key, row, &mut old), wanted.is_some());
+    assert_eq!(old, wanted.unwrap_or_default());
+}
+
+fn remove(index: &mut Ordered, model: &mut Model, key: &[u8]) {
+    let mut old = b"left over".to_vec();
+    let wanted = model.remove(key);
+    assert_eq!(index.remove(key, &mut old), wanted.is_some());
+    assert_eq!(old, wanted.unwrap_or_default());
+}
+
+fn run(steps: &[Step]) {
+    let (mut index, mut model) = (Ordered::new(), Model::new());
+    for step in steps {
+        match step {
+            Step::Insert(key, row) => insert(&mut index, &mut model, key, row),
+            Step::Remove(key) => remove(&mut index, &mut model, key),
+            Step::RemoveStretch(from, parts) => {
+                let skip = model.len() * usize::from(*from) / 256;
+                let take = model.len() * usize::from(*parts) / 256;
+                let keys: Vec<_> = model.keys().skip(skip).take(take).cloned().collect();
+                for key in keys {
+                    remove(&mut index, &mut model, &key);
+                }
+            }
+            Step::Read(from, to) => expect_reads(&index, &model, from, to.as_deref()),
+            Step::Rebuild => index = Ordered::from_sorted(&model).expect("a BTreeMap is in order"),
+        }
+        assert_eq!(index.len(), model.len());
+        index.check();
+    }
+    expect_reads(&index, &model, b"", None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_steps_answer_as_an_ordered_map_does(steps in vec(step(), 1..700)) {
+        run(&steps);
+    }
+}
+
+#[test]
+fn a_builder_refuses_a_key_out_of_order_and_goes_on() {
+    let mut builder = Builder::new();
+    assert_eq!(builder.push(b"", b"0"), Ok(()));
+    assert_eq!(builder.push(b"b", b"1"), Ok(()));
+    assert_eq!(builder.push(b"b", b"2"), Err(OutOfOrder { position: 2 }));
+    assert_eq!(builder.push(b"a", b"2"), Err(OutOfOrder { position: 2 }));
+    assert_eq!(builder.push(b"b\0", b"3"), Ok(()));
+    let index = builder.finish();
+    index.check();
+    let wanted =
+        [(b"".to_vec(), b"0".to_vec()), (b"b".to_vec(), b"1".to_vec()), (b"b\0".to_vec(), b"3".to_vec())];
+    assert_eq!(collect(&index, b"", None, usize::MAX), wanted);
+}
