@@ -1,1 +1,9 @@
-//! To be filled.
+//! The simulator: whole clusters on one thread, from one seed, with a hostile disk, network and clock.
+//!
+//! Invariants: a run depends on its seed and options alone (no wall clock, no thread, no address, no hash-map order);
+//! two runs of one seed have the same event hash. A violation names what broke, at which virtual time, and the seed.
+
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod rng;
