@@ -1,0 +1,5 @@
+//! Consensus as its callers see it: whole clusters in memory, every message through its bytes.
+
+mod elections;
+mod network;
+mod snapshots;
