@@ -6,9 +6,80 @@ use std::ops::{Bound, ControlFlow};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::node::{Child, Node};
 use super::{Builder, Ordered, OutOfOrder};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What [`Ordered::check`] has seen so far.
+#[derive(Default)]
+struct Seen {
+    pages: Vec<u32>,
+    longs: Vec<u32>,
+    keys: usize,
+    page_depths: Vec<usize>,
+}
+
+impl Ordered {
+    /// Panics unless everything holds that the module says.
+    fn check(&self) {
+        let mut seen = Seen::default();
+        if !self.root.children.is_empty() {
+            self.check_below(&self.root, 0, None, None, &mut seen);
+        }
+        assert_eq!(seen.keys, self.len());
+        seen.pages.sort_unstable();
+        assert!(seen.pages.iter().copied().eq(0..self.leaves.pages.len() as u32));
+        seen.longs.sort_unstable();
+        seen.longs.dedup();
+        assert_eq!(seen.longs.len(), self.leaves.longs.len());
+        seen.page_depths.dedup();
+        assert!(seen.page_depths.len() <= 1);
+    }
+
+    fn check_below(
+        &self,
+        node: &Node,
+        depth: usize,
+        from: Option<&[u8]>,
+        to: Option<&[u8]>,
+        seen: &mut Seen,
+    ) {
+        node.check();
+        let separators = node.separators();
+        for (at, child) in node.children.iter().enumerate() {
+            let from = at.checked_sub(1).map_or(from, |before| Some(&separators[before]));
+            let to = separators.get(at).map_or(to, |separator| Some(separator));
+            let keys_before = seen.keys;
+            match child {
+                Child::Node(below) => self.check_below(below, depth + 1, from, to, seen),
+                Child::Page(handle) => {
+                    seen.page_depths.push(depth);
+                    self.check_page(*handle, from, to, seen);
+                }
+            }
+            assert_eq!(seen.keys - keys_before, node.counts[at] as usize);
+        }
+    }
+
+    fn check_page(&self, handle: u32, from: Option<&[u8]>, to: Option<&[u8]>, seen: &mut Seen) {
+        let page = self.leaves.pages.get(handle);
+        page.check(&self.leaves.longs);
+        let mut last: Option<Vec<u8>> = None;
+        for at in 0..page.count() {
+            let mut key = Vec::new();
+            page.key_into(at, &self.leaves.longs, &mut key);
+            assert!(from.is_none_or(|from| from <= &key) && to.is_none_or(|to| &key[..] < to));
+            assert!(last.is_none_or(|last| last < key));
+            assert_eq!(page.locate(&key, &self.leaves.longs), Ok(at));
+            seen.longs.extend(page.entry(at, &self.leaves.longs).long);
+            last = Some(key);
+        }
+        assert!(page.count() > 0);
+        seen.pages.push(handle);
+        seen.keys += page.count();
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
