@@ -40,6 +40,10 @@ pub mod tables {
     pub const LEASE_KEYS: TableId = TableId(0x15);
     /// keys: alarms by member. Hashed.
     pub const ALARMS: TableId = TableId(0x16);
+    /// keys: how far this member has forgotten compacted versions: its own pace. Not hashed.
+    pub const KEYS_LOCAL: TableId = TableId(0x17);
+    /// keys: (revision, key) for keys too long to stand in their HISTORY rows. Not hashed.
+    pub const HISTORY_KEYS: TableId = TableId(0x18);
     /// member: the cluster's members by id, and what else the member itself replicates. Hashed.
     pub const MEMBERS: TableId = TableId(0x01);
     pub const CLUSTER_META: TableId = TableId(0x02);

@@ -10,13 +10,27 @@ pub enum Command {
     DeleteRange(DeleteRange),
     Txn(Txn),
     /// Versions superseded at or before `revision` may be forgotten.
-    Compact { revision: Revision },
-    LeaseGrant { id: i64, ttl_seconds: i64 },
-    LeaseRevoke { id: i64 },
+    Compact {
+        revision: Revision,
+    },
+    LeaseGrant {
+        id: i64,
+        ttl_seconds: i64,
+    },
+    LeaseRevoke {
+        id: i64,
+    },
     /// The leader of `term` saw these leases expire; in a later term it changes nothing.
-    LeaseExpire { term: Term, ids: Vec<i64> },
+    LeaseExpire {
+        term: Term,
+        ids: Vec<i64>,
+    },
     /// Raises or clears an alarm: etcd's NOSPACE (1) and CORRUPT (2).
-    Alarm { activate: bool, member: u64, alarm: u8 },
+    Alarm {
+        activate: bool,
+        member: u64,
+        alarm: u8,
+    },
 }
 
 /// The end of a range of keys.

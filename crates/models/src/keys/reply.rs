@@ -109,6 +109,12 @@ pub enum KeysError {
     LeaseExists { id: i64 },
     #[error("the key must exist for ignore_value or ignore_lease")]
     KeyNotFound,
+    #[error("the key has {len} bytes; at most {max} are possible")]
+    KeyTooLong { len: usize, max: usize },
+    #[error("alarm {alarm} is unknown; there are 1 (no space) and 2 (corrupt)")]
+    UnknownAlarm { alarm: u8 },
+    #[error("the transaction nests more than {max} transactions")]
+    TooManyNested { max: usize },
     #[error("a body that the command compares can't be read: {reason}")]
     Unreadable { reason: String },
 }

@@ -1,0 +1,4 @@
+//! The keys model as its users see it.
+
+mod machine;
+mod scenarios;
