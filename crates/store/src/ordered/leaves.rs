@@ -13,9 +13,9 @@ use super::stage::Stage;
 /// often, less would leave pages emptier.
 const SHARE_BYTES_MAX: usize = PAGE_BYTES * 3 / 4;
 /// A page with fewer bytes in use looks for a neighbour to merge with.
-const MERGE_BYTES_MIN: usize = PAGE_BYTES / 2;
+const MERGE_BYTES_MIN: usize = PAGE_BYTES * 9 / 16;
 /// Two pages merge if they have at most this many bytes in use together, so that the next insert need not split again.
-const MERGED_BYTES_MAX: usize = PAGE_BYTES * 7 / 8;
+const MERGED_BYTES_MAX: usize = PAGE_BYTES * 15 / 16;
 
 #[derive(Default)]
 pub(super) struct Leaves {

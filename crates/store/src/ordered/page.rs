@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Numbers are u16, little-endian. The prefix is common to all keys of the page and is stored once; what is left of a
-//! key is its *suffix*. A slot is 4 bytes: the *head* (the first two bytes of the suffix, zeros where it is shorter)
-//! and the offset of the entry in the heap. An entry is the suffix's length, the row's length, the suffix from its
+//! key is its *suffix*. A slot is 4 bytes: the offset of the entry in the heap, and the *head*, which is the first two
+//! bytes of the suffix (zeros where it is shorter) as a number that orders as they do. An entry is the suffix's length, the row's length, the suffix from its
 //! third byte on, and the row; or, where key and row are too long for that, a mark and a handle of [`LongEntries`],
 //! which then holds the whole key and row.
 //!
@@ -28,6 +28,8 @@ pub(super) const PREFIX_BYTES_MAX: usize = 255;
 const HEADER_BYTES: usize = 8;
 const SLOT_BYTES: usize = 4;
 const HEAD_BYTES: usize = 2;
+/// A page with more slots is searched by halving, not by counting.
+const SLOTS_COUNTED_MAX: usize = 96;
 const LONG_ENTRY_BYTES: usize = 5;
 /// A length below this takes one byte, any other that can occur takes two.
 const LENGTH_TWO_BYTES: usize = 0xc0;
@@ -144,7 +146,7 @@ impl Page {
     fn slot(&self, at: usize) -> (u16, usize) {
         let start = self.slots_start() + SLOT_BYTES * at;
         let slot = &self.0[start..start + SLOT_BYTES];
-        (u16::from_be_bytes([slot[0], slot[1]]), usize::from(u16::from_le_bytes([slot[2], slot[3]])))
+        (u16::from_le_bytes([slot[2], slot[3]]), usize::from(u16::from_le_bytes([slot[0], slot[1]])))
     }
 
     /// Bytes in use: all but the free and the dead ones.
@@ -227,19 +229,17 @@ impl Page {
         let Some(suffix) = key.strip_prefix(self.prefix()) else {
             return Err(if key < self.prefix() { 0 } else { self.count() });
         };
-        let (head, rest) = (head_of(suffix), rest_of(suffix));
-        let (mut low, mut high) = (0, self.count());
+        let (mut low, mut high) = self.slots_with_head(head_of(suffix));
+        let rest = rest_of(suffix);
         while low < high {
             let middle = usize::midpoint(low, high);
-            let order = self.slot(middle).0.cmp(&head).then_with(|| {
-                let entry = self.entry(middle, longs);
-                // With equal heads, a suffix shorter than its head is a prefix of the other.
-                if entry.suffix_len.min(suffix.len()) < HEAD_BYTES {
-                    entry.suffix_len.cmp(&suffix.len())
-                } else {
-                    entry.rest.cmp(rest)
-                }
-            });
+            let entry = self.entry(middle, longs);
+            // With equal heads, a suffix shorter than its head is a prefix of the other.
+            let order = if entry.suffix_len.min(suffix.len()) < HEAD_BYTES {
+                entry.suffix_len.cmp(&suffix.len())
+            } else {
+                entry.rest.cmp(rest)
+            };
             match order {
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
@@ -247,6 +247,23 @@ impl Page {
             }
         }
         Err(low)
+    }
+
+    /// The slots with this head: the first one, and the one behind the last.
+    fn slots_with_head(&self, head: u16) -> (usize, usize) {
+        let (slots, _) = self.0[self.slots_start()..self.slots_end()].as_chunks::<SLOT_BYTES>();
+        let head_at = |slot: &[u8; SLOT_BYTES]| u16::from_le_bytes([slot[2], slot[3]]);
+        if slots.len() > SLOTS_COUNTED_MAX {
+            let low = slots.partition_point(|slot| head_at(slot) < head);
+            return (low, low + slots[low..].partition_point(|slot| head_at(slot) == head));
+        }
+        // Without branches, and so that the cache lines of the slots are fetched at the same time.
+        let (mut less, mut equal) = (0, 0);
+        for slot in slots {
+            less += u32::from(head_at(slot) < head);
+            equal += u32::from(head_at(slot) == head);
+        }
+        (less as usize, (less + equal) as usize)
     }
 
     /// Inserts an entry at `at` if its key has the page's prefix and the free space is enough.
@@ -282,8 +299,8 @@ impl Page {
         }
         let slot = self.slots_start() + SLOT_BYTES * at;
         self.0.copy_within(slot..slots_end, slot + SLOT_BYTES);
-        self.0[slot..slot + 2].copy_from_slice(&head_of(suffix).to_be_bytes());
-        self.0[slot + 2..slot + 4].copy_from_slice(&(offset as u16).to_le_bytes());
+        self.0[slot..slot + 2].copy_from_slice(&(offset as u16).to_le_bytes());
+        self.0[slot + 2..slot + 4].copy_from_slice(&head_of(suffix).to_le_bytes());
         self.set_u16(0, self.count() + 1);
         self.set_u16(2, offset);
         true

@@ -6,10 +6,10 @@
 use super::page::{PAGE_BYTES, Page};
 
 const CHUNK_PAGES: usize = 1024;
-/// The last chunk, once empty, is kept until the one before it has this many free pages.
-const SPARE_PAGES: usize = CHUNK_PAGES / 4;
+/// By so many pages the last chunk grows at most; at most half as many again are free in it.
+const GROWTH_PAGES_MAX: usize = CHUNK_PAGES / 16;
 
-/// Every chunk has its capacity from the start; the first one grows, as most tables are small.
+/// All chunks but the last are full.
 #[derive(Default)]
 pub(super) struct Pages {
     chunks: Vec<Vec<Page>>,
@@ -34,35 +34,40 @@ impl Pages {
     /// Adds an empty page.
     pub(super) fn add(&mut self) -> u32 {
         let handle = u32::try_from(self.len).expect("fewer than 2^32 pages fit in memory");
-        let chunk = self.len / CHUNK_PAGES;
-        if chunk == self.chunks.len() {
-            self.chunks.push(if chunk == 0 { Vec::new() } else { Vec::with_capacity(CHUNK_PAGES) });
+        if self.len.is_multiple_of(CHUNK_PAGES) {
+            self.chunks.push(Vec::new());
         }
-        self.chunks[chunk].push(Page::EMPTY);
+        let chunk = self.chunks.last_mut().expect("there is a last chunk");
+        if chunk.len() == chunk.capacity() {
+            chunk.reserve_exact(growth_pages(chunk.len()));
+        }
+        chunk.push(Page::EMPTY);
         self.len += 1;
         handle
     }
 
     /// Moves the last page into the place of `hole` and drops the last place.
     pub(super) fn swap_remove(&mut self, hole: u32) {
-        let last = self.len - 1;
-        let page = self.chunks[last / CHUNK_PAGES].pop().expect("pages are dense");
-        self.len = last;
-        if hole as usize != last {
-            *self.get_mut(hole) = page;
-        }
-        let chunks = self.chunks.len();
-        if chunks > 1 && self.len + SPARE_PAGES <= (chunks - 1) * CHUNK_PAGES {
+        let chunk = self.chunks.last_mut().expect("a hole is a page");
+        let page = chunk.pop().expect("no chunk is empty");
+        let spare = growth_pages(chunk.len());
+        if chunk.is_empty() {
             self.chunks.pop();
+        } else if chunk.capacity() > chunk.len() + spare + spare / 2 {
+            chunk.shrink_to(chunk.len() + spare / 2);
         }
-        if let [first] = &mut self.chunks[..]
-            && first.len() * 4 < first.capacity()
-        {
-            first.shrink_to(first.len() * 2);
+        self.len -= 1;
+        if hole as usize != self.len {
+            *self.get_mut(hole) = page;
         }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.capacity() * PAGE_BYTES).sum()
     }
+}
+
+/// Small tables double; larger ones take a fixed step.
+fn growth_pages(len: usize) -> usize {
+    len.clamp(1, GROWTH_PAGES_MAX)
 }

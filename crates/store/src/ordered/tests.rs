@@ -181,7 +181,7 @@ fn remove(index: &mut Ordered, model: &mut Model, key: &[u8]) {
 
 fn run(steps: &[Step]) {
     let (mut index, mut model) = (Ordered::new(), Model::new());
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
         match step {
             Step::Insert(key, row) => insert(&mut index, &mut model, key, row),
             Step::Remove(key) => remove(&mut index, &mut model, key),
@@ -197,8 +197,11 @@ fn run(steps: &[Step]) {
             Step::Rebuild => index = Ordered::from_sorted(&model).expect("a BTreeMap is in order"),
         }
         assert_eq!(index.len(), model.len());
-        index.check();
+        if number % 4 == 0 {
+            index.check();
+        }
     }
+    index.check();
     expect_reads(&index, &model, b"", None);
 }
 
@@ -224,4 +227,116 @@ fn a_builder_refuses_a_key_out_of_order_and_goes_on() {
     let wanted =
         [(b"".to_vec(), b"0".to_vec()), (b"b".to_vec(), b"1".to_vec()), (b"b\0".to_vec(), b"3".to_vec())];
     assert_eq!(collect(&index, b"", None, usize::MAX), wanted);
+}
+
+/// SplitMix64: different numbers give different keys, in no order.
+fn mixed(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
+}
+
+const ROW: [u8; 14] = *b"a row of 14 by";
+
+fn filled(keys: impl Iterator<Item = Vec<u8>>) -> Ordered {
+    let (mut index, mut old) = (Ordered::new(), Vec::new());
+    for key in keys {
+        assert!(!index.insert(&key, &ROW, &mut old));
+    }
+    index.check();
+    index
+}
+
+fn bytes_a_key(index: &Ordered) -> usize {
+    index.memory_bytes() / index.len()
+}
+
+#[test]
+fn keys_in_random_order_take_less_than_52_bytes_each() {
+    let binary = |number| [mixed(number).to_be_bytes(), mixed(!number).to_be_bytes()].concat();
+    assert!(bytes_a_key(&filled((0..60_000).map(binary))) < 52);
+    assert!(
+        bytes_a_key(&filled((0..60_000).map(|number| format!("{:016x}", mixed(number)).into_bytes()))) < 52
+    );
+}
+
+#[test]
+fn a_long_shared_prefix_costs_next_to_nothing() {
+    let key =
+        |number| format!("/registry/pods/namespace-{:02}/{:016x}", number % 20, mixed(number)).into_bytes();
+    assert!(bytes_a_key(&filled((0..40_000).map(key))) < 52);
+}
+
+#[test]
+fn keys_in_order_fill_their_pages_from_either_end_and_amid_others() {
+    let key = |number: u64| format!("key-{number:012}").into_bytes();
+    let full =
+        bytes_a_key(&Ordered::from_sorted((0..40_000).map(|number| (key(number), ROW))).expect("sorted"));
+    assert!(full < 25, "{full}");
+    assert!(bytes_a_key(&filled((0..40_000).map(key))) <= full + 1);
+    assert!(bytes_a_key(&filled((0..40_000).rev().map(key))) <= full + 1);
+    let around = (0..1000).map(|number| key(mixed(number) % 500)).chain((0..1000).map(|_| b"z".to_vec()));
+    let mut seen = std::collections::BTreeSet::new();
+    let around: Vec<_> = around.filter(|key| seen.insert(key.clone())).collect();
+    let amid = filled(around.into_iter().chain((0..40_000).map(|number| key(1_000_000 + number))));
+    assert!(bytes_a_key(&amid) <= full + 2, "{}", bytes_a_key(&amid));
+}
+
+#[test]
+fn memory_comes_back_as_keys_are_removed_in_any_order() {
+    let key = |number| mixed(number).to_be_bytes();
+    let mut index = filled((0..60_000).map(|number| key(number).to_vec()));
+    let (full, mut old) = (index.memory_bytes(), Vec::new());
+    for number in 0..54_000 {
+        assert!(index.remove(&key(number), &mut old));
+        assert_eq!(old, ROW);
+    }
+    index.check();
+    assert!(index.memory_bytes() < full / 4, "{} of {full}", index.memory_bytes());
+    for number in 54_000..60_000 {
+        assert!(index.remove(&key(number), &mut old));
+    }
+    index.check();
+    assert!(index.memory_bytes() < 64 * 1024, "{}", index.memory_bytes());
+    assert!(!index.remove(&key(0), &mut old));
+}
+
+#[test]
+fn memory_of_long_entries_comes_back_too() {
+    let (mut index, mut old) = (Ordered::new(), Vec::new());
+    let key = |number: u64| [&mixed(number).to_be_bytes()[..], &[b'x'; 5000]].concat();
+    for number in 0..1000 {
+        index.insert(&key(number), &[1; 1024], &mut old);
+    }
+    assert!(index.memory_bytes() > 6_000_000);
+    for number in 0..1000 {
+        assert!(index.insert(&key(number), &[2; 512], &mut old));
+        assert_eq!(old, [1; 1024]);
+        assert!(index.remove(&key(number), &mut old));
+        assert_eq!(old, [2; 512]);
+    }
+    index.check();
+    assert!(index.memory_bytes() < 64 * 1024);
+}
+
+#[test]
+fn counts_and_ranks_hold_over_several_levels() {
+    let key = |number: u64| (number * 2).to_be_bytes();
+    let bulk = Ordered::from_sorted((0..300_000).map(|number| (key(number), []))).expect("sorted");
+    bulk.check();
+    for number in (0..299_000).step_by(997) {
+        assert_eq!(bulk.rank(&key(number)), number as usize);
+        assert_eq!(bulk.rank(&(number * 2 + 1).to_be_bytes()), number as usize + 1);
+        assert_eq!(bulk.count(&key(number), Some(&key(number + 1000))), 1000);
+        assert_eq!(bulk.count(&key(number + 1000), Some(&key(number))), 0);
+    }
+    assert_eq!(bulk.count(b"", None), 300_000);
+}
+
+#[test]
+fn threads_may_share_an_index() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Ordered>();
+    shared::<Builder>();
 }
