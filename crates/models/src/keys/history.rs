@@ -81,13 +81,8 @@ pub fn history_slice(
             complete = false;
         }
     }
-    Ok(revisions
-        .into_iter()
-        .map(|(main, events)| RevisionEvents {
-            complete,
-            ..RevisionEvents::new(Revision(main), Some(events))
-        })
-        .collect())
+    let revision_events = |(main, events)| RevisionEvents::part(Revision(main), events, complete);
+    Ok(revisions.into_iter().map(revision_events).collect())
 }
 
 fn past_event(

@@ -8,6 +8,7 @@ mod apply;
 mod codec;
 mod command;
 mod compact;
+mod hash;
 mod history;
 mod lease_clock;
 mod leases;
@@ -27,6 +28,7 @@ pub use command::{
     Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
+pub use hash::{HashScan, KeysHash, hash_kv};
 pub use history::{HistoryResume, history_slice};
 pub use lease_clock::LeaseClock;
 pub use leases::{Lease, alarms, lease, lease_keys, leases};

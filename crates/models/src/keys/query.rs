@@ -201,6 +201,14 @@ pub fn range_slice(
     Ok(if matches!(resume.phase, Phase::Done) { Progress::Done } else { Progress::More })
 }
 
+impl RangeResume {
+    /// Takes what was found so far, to be sent or used at once: the next slices may hold values again.
+    pub fn take_found(&mut self) -> Vec<KeyValue> {
+        self.values_here_bytes = 0;
+        std::mem::take(&mut self.kvs)
+    }
+}
+
 struct Slice<'a> {
     tables: &'a Tables,
     query: &'a RangeQuery,
