@@ -318,6 +318,19 @@ impl Consensus {
         Ok(())
     }
 
+    /// Role, leader and term: what [`Self::status`] says of them, without its cost.
+    #[must_use]
+    pub fn leadership(&self) -> (Role, Option<MemberId>, Term) {
+        let raft = &self.node.raft;
+        (Role::from_raft(raft.state), member(raft.leader_id), Term(raft.term))
+    }
+
+    /// The index up to which the log can be compacted so that at least the newest `bytes` of it stay.
+    #[must_use]
+    pub fn compactable(&self, bytes: usize) -> LogIndex {
+        LogIndex(self.node.store().compactable(bytes))
+    }
+
     /// Bytes that the log takes in memory.
     #[must_use]
     pub fn log_bytes(&self) -> usize {

@@ -96,6 +96,21 @@ impl MemoryLog {
         }
     }
 
+    /// The greatest index after which at least `bytes` of entries remain; the compacted one where there are fewer.
+    pub(crate) fn compactable(&self, bytes: usize) -> u64 {
+        let mut surplus = self.bytes.saturating_sub(bytes);
+        let mut through = self.compacted.0;
+        for entry in &self.entries {
+            let size = entry_bytes(entry);
+            if size > surplus {
+                break;
+            }
+            surplus -= size;
+            through = entry.index;
+        }
+        through
+    }
+
     pub(crate) fn offer_snapshot(&mut self, point: Option<SnapshotPoint>) {
         self.snapshot = point;
     }

@@ -1,5 +1,7 @@
 //! Consensus as its callers see it: whole clusters in memory, every message through its bytes.
 
 mod elections;
+mod hostile;
 mod network;
 mod snapshots;
+mod wire;
