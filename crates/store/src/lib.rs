@@ -6,25 +6,61 @@
 //! - A body is never changed. A record is appended once, under one or two owners (table and key), and is alive while
 //!   an owner's row points at it.
 //! - Rows change only inside `apply`, one command at a time, under the write lock; readers hold the read lock briefly
-//!   and resume by key.
+//!   and resume by key. A location may be put only in the lock hold in which it was read or appended: records move.
+//! - What is appended and changed is in the *front*, in memory, until a checkpoint has made it durable.
 //! - What two members hold at one applied index is equal, table by table; [`Tables::hash`] says so in O(1).
+//! - Locks are taken in this order: the keeper's (background work), the durable manifest's, the tables'. No disk is
+//!   waited for with a lock of the last two held.
+//!
+//! The files are described in `docs/formats/store.md`.
 
 #![forbid(unsafe_code)]
 
+mod checkpoint;
+mod config;
+mod error;
+mod fields;
+mod front;
+mod hash;
+mod manifest;
+mod mend;
+mod open;
 pub mod ordered;
+mod paced;
+mod pins;
+mod read;
+mod record;
+mod rewrite;
+mod rows;
+mod run;
+mod runs;
+mod scan;
+mod segment;
 mod tables;
+mod transfer;
 
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
+use quorate_disk::Disk;
 use quorate_ids::LogIndex;
 
-pub use tables::{Body, Entry, Tables};
-
-/// A row is at most this long.
-pub const ROW_BYTES_MAX: usize = 1024;
-/// A key of a table is at most this long.
-pub const KEY_BYTES_MAX: usize = 64 * 1024;
+use checkpoint::Keeper;
+pub use checkpoint::{Durable, Frozen};
+pub use config::{
+    BODY_BYTES_MAX, EXTRA_BYTES_MAX, Identity, KEY_BYTES_MAX, PIECE_BYTES, Pace, ROW_BYTES_MAX, StoreConfig,
+    Unpaced, generation_folder,
+};
+pub use error::{BodyError, OpenError, RecordName, StoreError};
+use manifest::Manifest;
+pub use mend::{MendError, Verified};
+pub use open::Opened;
+pub use pins::Pin;
+use pins::Pins;
+pub use record::FetchedRecord;
+pub use rewrite::{DamagedRecord, RewriteStep};
+pub use runs::MergeStep;
+pub use tables::{Body, CheckpointMeta, Entry, Tables};
+pub use transfer::{Chunk, Export, ExportFile, Incoming, IncomingError};
 
 /// A table's number. Models own ranges of them; see `quorate_models`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,45 +88,81 @@ pub struct Owners<'a> {
     pub second: Option<(TableId, &'a [u8])>,
 }
 
-/// Why a body could not be read.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error("segment {segment:08x} at offset {offset}: the record's checksum does not match; it was not served")]
-    Corrupt { segment: u32, offset: u32 },
-    #[error("segment {segment:08x} is gone; the reader was too slow, read again")]
-    Gone { segment: u32 },
-    #[error("segment {segment:08x} at offset {offset}: {error}")]
-    Io { segment: u32, offset: u32, error: Arc<std::io::Error> },
-}
-
-/// The tables of one member, shared between the apply stage and readers. Clones share them.
+/// The tables of one member, shared between the apply stage, readers and background work. Clones share them.
 #[derive(Clone)]
 pub struct Store {
-    tables: Arc<RwLock<Tables>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disk: Arc<dyn Disk>,
+    keeper: Mutex<Keeper>,
+    durable: RwLock<Arc<Manifest>>,
+    tables: RwLock<Tables>,
+    pins: Arc<Pins>,
 }
 
 impl Store {
-    /// Empty tables whose bodies stay in memory.
-    #[must_use]
-    pub fn in_memory() -> Self {
-        Self { tables: Arc::new(RwLock::new(Tables::new())) }
+    fn assemble(disk: Arc<dyn Disk>, tables: Tables, manifest: Manifest) -> Self {
+        let shared = Shared {
+            disk,
+            keeper: Mutex::new(Keeper::new(&manifest)),
+            durable: RwLock::new(Arc::new(manifest)),
+            tables: RwLock::new(tables),
+            pins: Arc::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Locks for reading. Hold it for at most a few hundred keys or 50 us, then resume by key.
     pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shared.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks for writing: the apply stage alone, for one slice of a command.
+    /// Locks for writing: the apply stage, for one slice of a command.
     pub fn write(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shared.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads a body, waiting for the disk where it must. Never call it with a lock of [`Self::read`] held.
-    pub fn load(&self, at: Location) -> Result<Bytes, BodyError> {
-        match self.read().body(at) {
-            Body::Ready(bytes) => Ok(bytes),
-            Body::Cold => Err(BodyError::Gone { segment: at.segment }),
-        }
+    /// Keeps every file that a location read from now on can name. Take it before reading rows.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.shared.pins.pin()
+    }
+
+    /// Bytes in the front that fills; see [`Tables::front_bytes`].
+    #[must_use]
+    pub fn front_bytes(&self) -> u64 {
+        self.read().front_bytes()
+    }
+
+    /// Bytes that may still be admitted; see [`Tables::front_room`].
+    #[must_use]
+    pub fn front_room(&self) -> u64 {
+        self.read().front_room()
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durable(&self) -> Arc<Manifest> {
+        self.shared.durable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn durable_mut(&self) -> RwLockWriteGuard<'_, Arc<Manifest>> {
+        self.shared.durable.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        self.shared.disk.as_ref()
+    }
+
+    fn shared_disk(&self) -> &Arc<dyn Disk> {
+        &self.shared.disk
+    }
+
+    fn pins(&self) -> &Arc<Pins> {
+        &self.shared.pins
     }
 }
