@@ -1,4 +1,6 @@
 //! The keys model as its users see it.
 
 mod machine;
+mod model;
+mod reference;
 mod scenarios;
