@@ -19,6 +19,8 @@ pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Records start at multiples of this, so that a search for them has few places to look.
 pub const RECORD_ALIGN_BYTES: usize = 8;
+/// Where in a record its position stands.
+pub const POSITION_OFFSET: usize = 24;
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -38,6 +40,7 @@ mod kind {
     pub const RELEASE: u8 = 6;
     /// Reserved for pieces of large commands. Version 1 neither writes nor reads it.
     pub const STAGE: u8 = 7;
+    pub const SEAL: u8 = 8;
 }
 
 /// What a record says.
@@ -62,6 +65,8 @@ pub enum Content<'a> {
         through: LogIndex,
         first_sequence: u64,
     },
+    /// The last record of a segment, outside the chain: the header of the next segment is durable.
+    Seal,
 }
 
 impl Content<'_> {
@@ -73,6 +78,7 @@ impl Content<'_> {
             Self::Restart { .. } => kind::RESTART,
             Self::Start => kind::START,
             Self::Release { .. } => kind::RELEASE,
+            Self::Seal => kind::SEAL,
         }
     }
 
@@ -80,7 +86,7 @@ impl Content<'_> {
         match self {
             Self::HardState(_) | Self::Restart { .. } => 24,
             Self::Entry { payload, .. } => ENTRY_PREFIX_BYTES + payload.len(),
-            Self::Mark | Self::Start => 0,
+            Self::Mark | Self::Start | Self::Seal => 0,
             Self::Release { .. } => 16,
         }
     }
@@ -97,7 +103,7 @@ impl Content<'_> {
                 put_words(body, [index.0, term.0]);
                 body[ENTRY_PREFIX_BYTES..].copy_from_slice(payload);
             }
-            Self::Mark | Self::Start => {}
+            Self::Mark | Self::Start | Self::Seal => {}
             Self::Restart { point, store_generation } => {
                 put_words(body, [point.index.0, point.term.0, store_generation]);
             }
@@ -182,7 +188,7 @@ pub fn frame_at(bytes: &[u8]) -> Option<Frame> {
     Some(Frame {
         previous_crc: u32_at(bytes, 12)?,
         generation: u64_at(bytes, 16)?,
-        position: u64_at(bytes, 24)?,
+        position: u64_at(bytes, POSITION_OFFSET)?,
         synced: u64_at(bytes, 32)?,
     })
 }
@@ -211,6 +217,7 @@ impl<'a> RawRecord<'a> {
             },
             kind::START => Content::Start,
             kind::RELEASE => Content::Release { through: LogIndex(word(0)), first_sequence: word(1) },
+            kind::SEAL => Content::Seal,
             kind::STAGE => return Err(Unusable::Newer("a piece of a large command".to_owned())),
             unknown => return Err(Unusable::Newer(format!("record type {unknown}"))),
         };
@@ -302,13 +309,14 @@ pub fn decode_header(block: &[u8]) -> HeaderBlock {
     if block.len() != SEGMENT_HEADER_BYTES {
         return HeaderBlock::Foreign;
     }
-    if block.iter().all(|&byte| byte == 0) {
+    if block == [0; SEGMENT_HEADER_BYTES] {
         return HeaderBlock::Blank;
     }
-    if block[..8] != MAGIC {
+    // Bytes of the magic that are still zero: a first header, torn within its first eight bytes.
+    if block.iter().zip(MAGIC).any(|(&byte, magic)| byte != magic && byte != 0) {
         return HeaderBlock::Foreign;
     }
-    if u32_at(block, HEADER_CRC_OFFSET) != Some(header_crc(block)) {
+    if block[..8] != MAGIC || u32_at(block, HEADER_CRC_OFFSET) != Some(header_crc(block)) {
         return HeaderBlock::Broken;
     }
     let version = u32_at(block, 8).unwrap_or(0);

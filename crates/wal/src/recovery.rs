@@ -35,7 +35,7 @@ struct Found {
     segments: Vec<Segment>,
     /// Never used, or their header is torn or damaged.
     headless: Vec<SegmentFile>,
-    /// The first of those whose header is torn or damaged.
+    /// The one whose header is torn or damaged.
     broken: Option<String>,
 }
 
@@ -95,8 +95,17 @@ fn read_headers(folder: &Folder, listing: &Listing, expected: Option<Identity>) 
         match format::decode_header(&file.read(SEGMENT_HEADER_BYTES)?) {
             HeaderBlock::Blank => found.headless.push(file),
             HeaderBlock::Broken => {
-                found.broken.get_or_insert_with(|| file.path.clone());
-                found.headless.push(file);
+                // A crash tears no more than the header that is being written, and a spare with a torn header is the
+                // next to be taken into use.
+                if found.broken.is_some() {
+                    return Err(WalError::damaged(
+                        &file.path,
+                        0,
+                        "its header is not the only unreadable one",
+                    ));
+                }
+                found.broken = Some(file.path.clone());
+                found.headless.insert(0, file);
             }
             HeaderBlock::Foreign => return Err(WalError::Foreign { file: file.path }),
             HeaderBlock::Newer { version } => {
@@ -147,7 +156,7 @@ fn choose_live(
     };
     let last_sequence = last.header.sequence;
     let last_bytes = last.file.read(usize::try_from(last.file.len).expect("a segment fits memory"))?;
-    let first = first_needed(last, &last_bytes)?;
+    let first = first_needed(last, &last_bytes, broken)?;
     let live = segments.split_off(segments.partition_point(|segment| segment.header.sequence < first));
     for (wanted, segment) in (first..).zip(&live) {
         let sequence = segment.header.sequence;
@@ -163,18 +172,26 @@ fn choose_live(
     Ok((live, segments, last_bytes))
 }
 
-/// The oldest segment that the log needs, by what its last segment says.
-fn first_needed(last: &Segment, bytes: &[u8]) -> Result<u64, WalError> {
+/// The oldest segment that the log needs, by what its last segment says. Refuses a last segment that was followed by
+/// another one.
+fn first_needed(last: &Segment, bytes: &[u8], broken: &str) -> Result<u64, WalError> {
     let mut first = last.header.first_sequence;
     let mut chain = Chain::new(bytes, &last.header, format::record_seed(&last.header.identity));
     let mut offset = chain.offset;
     while let Some(record) = chain.next() {
-        if let Content::Release { first_sequence, .. } = content_of(&record, &last.file.path, offset)? {
-            if !(first..=last.header.sequence).contains(&first_sequence) {
-                let what = "a release of segments that are not the log's oldest";
-                return Err(WalError::damaged(&last.file.path, offset as u64, what));
+        match content_of(&record, &last.file.path, offset)? {
+            Content::Release { first_sequence, .. } => {
+                if !(first..=last.header.sequence).contains(&first_sequence) {
+                    let what = "a release of segments that are not the log's oldest";
+                    return Err(WalError::damaged(&last.file.path, offset as u64, what));
+                }
+                first = first_sequence;
             }
-            first = first_sequence;
+            Content::Seal => {
+                let what = format!("the segment after {} was in use and is not there", last.file.path);
+                return Err(WalError::damaged(broken, 0, what));
+            }
+            _ => {}
         }
         offset = chain.offset;
     }

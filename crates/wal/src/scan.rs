@@ -2,7 +2,7 @@
 //! records that prove something about it.
 
 use crate::format::{
-    self, RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, RawRecord, SEGMENT_HEADER_BYTES, SegmentHeader,
+    self, POSITION_OFFSET, RECORD_ALIGN_BYTES, RawRecord, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 
 /// Follows the chain of one segment's records.
@@ -72,23 +72,25 @@ pub struct Survey {
 /// found. Records that an earlier start left behind a cut are found, but cannot claim anything beyond that cut.
 pub fn survey(bytes: &[u8], base: u64, from: usize, hole: u64, generation: u64, seed: u32) -> Survey {
     let mut survey = Survey::default();
-    let mut offset = from.next_multiple_of(RECORD_ALIGN_BYTES);
-    while offset + RECORD_HEADER_BYTES <= bytes.len() {
-        if let Some(frame) = format::frame_at(&bytes[offset..])
-            && frame.position == base + offset as u64
-            && frame.synced <= frame.position
-        {
-            // The start of a record whose end was torn off counts as a sign, not as a proof.
-            survey.torn |= frame.generation == generation;
-            if format::decode_record(&bytes[offset..], seed).is_some() {
-                survey.torn |= frame.generation >= generation;
-                survey.generation_max = survey.generation_max.max(frame.generation);
-                if frame.synced > hole && survey.proof.is_none() {
-                    survey.proof = Some(offset);
-                }
+    let first = from.next_multiple_of(RECORD_ALIGN_BYTES);
+    let positions = bytes.get(first + POSITION_OFFSET..).unwrap_or_default().chunks_exact(RECORD_ALIGN_BYTES);
+    for (offset, word) in (first..).step_by(RECORD_ALIGN_BYTES).zip(positions) {
+        if word != (base + offset as u64).to_le_bytes() {
+            continue;
+        }
+        let Some(frame) = format::frame_at(&bytes[offset..]).filter(|frame| frame.synced <= frame.position)
+        else {
+            continue;
+        };
+        // The start of a record whose end was torn off counts as a sign, not as a proof.
+        survey.torn |= frame.generation == generation;
+        if format::decode_record(&bytes[offset..], seed).is_some() {
+            survey.torn |= frame.generation >= generation;
+            survey.generation_max = survey.generation_max.max(frame.generation);
+            if frame.synced > hole && survey.proof.is_none() {
+                survey.proof = Some(offset);
             }
         }
-        offset += RECORD_ALIGN_BYTES;
     }
     survey
 }

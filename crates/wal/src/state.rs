@@ -58,7 +58,7 @@ impl State {
                 self.released_through = point.index;
             }
             Content::Release { through, .. } => self.release(through)?,
-            Content::Mark | Content::Start => {}
+            Content::Mark | Content::Start | Content::Seal => {}
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ use crate::{Config, Identity, Position, Record, Recovered, SEGMENT_RESERVE_BYTES
 
 const FRAMED_EMPTY_BYTES: u64 = framed_bytes(0) as u64;
 const FRAMED_RELEASE_BYTES: u64 = framed_bytes(16) as u64;
+/// What everything else leaves free at a segment's end: a release that frees the next segment, and the seal.
+const FRAMED_LAST_BYTES: u64 = FRAMED_RELEASE_BYTES + FRAMED_EMPTY_BYTES;
 
 /// A segment that the log needs.
 pub(crate) struct Kept {
@@ -79,6 +81,7 @@ pub struct Wal {
     released_said: usize,
     spares: VecDeque<SegmentFile>,
     tail: TailBuffer,
+    header_block: AlignedBuf,
     generation: u64,
     started: bool,
     chain_crc: u32,
@@ -186,6 +189,7 @@ impl Wal {
             released_said: 0,
             spares: parts.spares,
             tail: parts.tail,
+            header_block: AlignedBuf::zeroed(SEGMENT_HEADER_BYTES),
             generation: parts.generation,
             started: parts.started,
             chain_crc: parts.chain_crc,
@@ -237,7 +241,7 @@ impl Wal {
             return Ok(self.position());
         }
         let needed = FRAMED_EMPTY_BYTES + if self.released.is_empty() { 0 } else { FRAMED_RELEASE_BYTES };
-        if self.started && self.left() >= needed + FRAMED_RELEASE_BYTES {
+        if self.started && self.left() >= needed + FRAMED_LAST_BYTES {
             self.push_release();
             self.push(&Content::Mark);
             self.flush()?;
@@ -364,7 +368,7 @@ impl Wal {
     /// start leaves behind can be mistaken for bytes of the next. Where there is no room the header of the next
     /// segment does it.
     fn start(&mut self) -> Result<(), WalError> {
-        if !self.started && self.left() >= FRAMED_EMPTY_BYTES + FRAMED_RELEASE_BYTES {
+        if !self.started && self.left() >= FRAMED_EMPTY_BYTES + FRAMED_LAST_BYTES {
             self.push(&Content::Start);
             self.flush()?;
             self.started = true;
@@ -375,7 +379,7 @@ impl Wal {
 
     /// Sees to it that `count` segments are ready, before anything of a batch is written.
     fn need_spares(&mut self, count: usize) -> Result<(), WalError> {
-        let said_in_place = self.started && self.left() >= FRAMED_RELEASE_BYTES;
+        let said_in_place = self.started && self.left() >= FRAMED_LAST_BYTES;
         if self.spares.len() < count && !self.released.is_empty() && said_in_place {
             self.push_release();
             self.flush()?;
@@ -413,7 +417,7 @@ impl Wal {
     }
 
     /// Takes the next spare into use. Its header is durable before the first record goes in, and with it all that
-    /// was released so far.
+    /// was released so far. Then the segment before is sealed, so that the loss of this one would show.
     fn move_on(&mut self) -> Result<(), WalError> {
         let previous_end = self.end();
         assert_eq!(self.synced, previous_end, "a segment is left only once it is durable");
@@ -432,16 +436,30 @@ impl Wal {
             state: self.state,
             first_sequence: self.kept[0].sequence,
         };
-        self.tail.restart(0);
-        format::encode_header(&header, self.tail.extend(SEGMENT_HEADER_BYTES));
+        format::encode_header(&header, &mut self.header_block);
+        let written = file.write(&self.header_block, 0);
+        self.fail_on(written)?;
+        self.generation = generation;
+        self.seal()?;
+
         let last_index = self.state.last_index;
         self.kept.push_back(Kept { file, sequence, base, floor: last_index, last_index });
-        self.generation = generation;
+        self.tail.restart(SEGMENT_HEADER_BYTES as u64);
+        self.synced = self.end();
         self.started = true;
         self.proven = true;
         self.refill_due = true;
         self.released_said = self.released.len();
-        self.flush()
+        self.free_released();
+        Ok(())
+    }
+
+    /// Ends the active segment. The seal is no link of the chain, which goes on in the next segment.
+    fn seal(&mut self) -> Result<(), WalError> {
+        let chain_crc = self.chain_crc;
+        self.push(&Content::Seal);
+        self.chain_crc = chain_crc;
+        self.write_tail()
     }
 
     fn push_all(&mut self, batch: &[Record]) -> Result<(), WalError> {
@@ -485,14 +503,30 @@ impl Wal {
 
     /// Writes what was pushed; it is durable when this returns. Then the segments that it said are not needed are free.
     fn flush(&mut self) -> Result<(), WalError> {
-        let active = self.kept.back().expect("a log has an active segment");
-        let (offset, blocks) = self.tail.blocks();
-        if let Err(failure) = active.file.write(blocks, offset) {
-            self.failed = Some(failure.clone());
-            return Err(failure.into());
-        }
+        self.write_tail()?;
         self.tail.settle();
         self.synced = self.end();
+        self.free_released();
+        Ok(())
+    }
+
+    fn write_tail(&mut self) -> Result<(), WalError> {
+        let active = self.kept.back().expect("a log has an active segment");
+        let (offset, blocks) = self.tail.blocks();
+        let written = active.file.write(blocks, offset);
+        self.fail_on(written)
+    }
+
+    /// Remembers a failure for good.
+    fn fail_on(&mut self, written: Result<(), Failure>) -> Result<(), WalError> {
+        written.map_err(|failure| {
+            self.failed = Some(failure.clone());
+            failure.into()
+        })
+    }
+
+    /// Recycles the segments that the log now durably says it does not need.
+    fn free_released(&mut self) {
         let said = std::mem::take(&mut self.released_said);
         for file in self.released.drain(..said) {
             let config = self.folder.config();
@@ -503,7 +537,6 @@ impl Wal {
                 let _ = self.folder.remove(&file.path);
             }
         }
-        Ok(())
     }
 
     fn release_segments(&mut self) {
@@ -534,6 +567,6 @@ pub(crate) fn note(kept: &mut VecDeque<Kept>, content: &Content<'_>) {
                 active.floor = point.index;
             }
         }
-        Content::HardState(_) | Content::Mark | Content::Start | Content::Release { .. } => {}
+        Content::HardState(_) | Content::Mark | Content::Start | Content::Release { .. } | Content::Seal => {}
     }
 }
