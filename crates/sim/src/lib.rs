@@ -5,5 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod disk;
+pub mod events;
+pub mod log_world;
+pub mod nemesis;
+pub mod network;
+pub mod oracle;
+pub mod report;
 pub mod rng;

@@ -1,0 +1,104 @@
+//! `quorate-sim`: runs seeds of the simulator and says what broke.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use quorate_sim::report::{Mutant, Options, Outcome, Totals, guarded};
+
+const USAGE: &str = "\
+quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, network and clock
+
+  --seeds N       how many seeds to run (200)
+  --from S        the first seed (1)
+  --world NAME    log: consensus and the write-ahead log alone
+  --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only)
+  --keep-going    run on after a seed that failed
+  --trace         print what happens in each seed";
+
+struct Arguments {
+    seeds: u64,
+    from: u64,
+    world: String,
+    run: fn(Options) -> Outcome,
+    mutant: Mutant,
+    keep_going: bool,
+    trace: bool,
+}
+
+fn parse() -> Result<Arguments, String> {
+    let mut arguments = Arguments {
+        seeds: 200,
+        from: 1,
+        world: "log".to_owned(),
+        run: quorate_sim::log_world::run,
+        mutant: Mutant::None,
+        keep_going: false,
+        trace: false,
+    };
+    let mut given = std::env::args().skip(1);
+    while let Some(flag) = given.next() {
+        let mut value = || given.next().ok_or_else(|| format!("{flag} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
+        match flag.as_str() {
+            "--seeds" => arguments.seeds = number(value()?)?,
+            "--from" => arguments.from = number(value()?)?,
+            "--world" => {
+                arguments.world = value()?;
+                arguments.run = match arguments.world.as_str() {
+                    "log" => quorate_sim::log_world::run,
+                    other => return Err(format!("there is no world {other}")),
+                };
+            }
+            "--mutant" => {
+                let name = value()?;
+                let known = Mutant::all().iter().find(|(known, _)| *known == name);
+                let names: Vec<_> = Mutant::all().iter().map(|(name, _)| *name).collect();
+                arguments.mutant =
+                    known.ok_or_else(|| format!("this build has no mutant {name}; it has {names:?}"))?.1;
+            }
+            "--keep-going" => arguments.keep_going = true,
+            "--trace" => arguments.trace = true,
+            "--help" | "-h" => return Err(USAGE.to_owned()),
+            other => return Err(format!("{other} is not known\n\n{USAGE}")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let (begun, mut said, mut totals) = (Instant::now(), Instant::now(), Totals::default());
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        let options = Options { seed, mutant: arguments.mutant, trace: arguments.trace };
+        let outcome = guarded(options, arguments.run);
+        totals.add(&outcome);
+        if let Some(violation) = &outcome.violation {
+            println!("seed {seed} FAILED {violation}");
+            let mutant = arguments.mutant.name().map(|name| format!(" --mutant {name}")).unwrap_or_default();
+            println!(
+                "replay: cargo xtask sim --seeds 1 --from {seed} --world {}{mutant} --trace",
+                arguments.world
+            );
+            if !arguments.keep_going {
+                break;
+            }
+        }
+        if said.elapsed() > Duration::from_secs(5) {
+            said = Instant::now();
+            eprintln!(
+                "seed {seed}: {} seeds, {} failed, {} events",
+                totals.seeds, totals.failed, totals.events
+            );
+        }
+    }
+    println!("{}", totals.table(begun.elapsed()));
+    let found = totals.failed > 0;
+    let planted = arguments.mutant != Mutant::None;
+    if found == planted { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
