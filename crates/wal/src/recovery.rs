@@ -18,7 +18,7 @@ use crate::format::{
     self, BLOCK_BYTES, Content, FORMAT_VERSION, HeaderBlock, RawRecord, SEGMENT_HEADER_BYTES, SegmentHeader,
     Unusable,
 };
-use crate::scan::{Chain, Survey, survey};
+use crate::scan::{Chain, survey};
 use crate::state::State;
 use crate::wal::{Kept, Parts, note};
 use crate::{CutTail, Identity, Position, Recovered, WalError};
@@ -60,18 +60,18 @@ pub fn recover(folder: Folder, expected: Option<Identity>) -> Result<(Parts, Rec
             None => replay.last_segment(segment, &last_bytes)?,
         }
     }
-    let end = replay.end_position();
+    let unneeded: Vec<_> =
+        found.headless.into_iter().chain(unneeded.into_iter().map(|old| old.file)).collect();
+    for file in &unneeded {
+        replay.unneeded_file(file)?;
+    }
+    // From here on nothing can prove damage any more: what is there may be written, what is not needed may go.
     let active = replay.kept.back().expect("the live segments include the last one");
     make_durable(&active.file, &last_bytes, replay.end_offset)?;
-
-    let next_base = active.base + active.file.len;
     let mut spares = VecDeque::new();
-    for file in found.headless.into_iter().chain(unneeded.into_iter().map(|segment| segment.file)) {
-        let seen = survey_unneeded(&file, next_base, end, &replay)?;
-        replay.generation_max = replay.generation_max.max(seen.generation_max);
-        let wanted = file.len == folder.config().segment_size_bytes
-            && spares.len() < folder.config().spare_segments_max;
-        if wanted {
+    for file in unneeded {
+        let config = folder.config();
+        if file.len == config.segment_size_bytes && spares.len() < config.spare_segments_max {
             spares.push_back(file);
         } else {
             folder.remove(&file.path)?;
@@ -280,6 +280,20 @@ impl Replay {
         Ok(())
     }
 
+    /// A file that the log does not need holds no record of it beyond its end, unless a header was lost.
+    fn unneeded_file(&mut self, file: &SegmentFile) -> Result<(), WalError> {
+        let bytes = file.read(usize::try_from(file.len).expect("a segment fits memory"))?;
+        let next_base = self.kept.back().map_or(0, |active| active.base + active.file.len);
+        let end = self.end_position();
+        let seen = survey(&bytes, next_base, SEGMENT_HEADER_BYTES, end, self.generation, self.seed);
+        if let Some(offset) = seen.proof {
+            let what = "its header is unreadable, but it holds records that were durable";
+            return Err(WalError::damaged(&file.path, offset as u64, what));
+        }
+        self.generation_max = self.generation_max.max(seen.generation_max);
+        Ok(())
+    }
+
     fn records(&mut self, header: &SegmentHeader, file: SegmentFile, bytes: &[u8]) -> Result<(), WalError> {
         let path = file.path.clone();
         let last_index = self.state.last_index;
@@ -372,22 +386,4 @@ fn make_durable(active: &SegmentFile, bytes: &[u8], end_offset: usize) -> Result
     }
     active.sync()?;
     Ok(())
-}
-
-/// A file that the log does not need holds no record of it beyond its end, unless a header was lost.
-fn survey_unneeded(
-    file: &SegmentFile,
-    next_base: u64,
-    end: u64,
-    replay: &Replay,
-) -> Result<Survey, WalError> {
-    let bytes = file.read(usize::try_from(file.len).expect("a segment fits memory"))?;
-    let seen = survey(&bytes, next_base, SEGMENT_HEADER_BYTES, end, replay.generation, replay.seed);
-    match seen.proof {
-        None => Ok(seen),
-        Some(offset) => {
-            let what = "its header is unreadable, but it holds records that were durable";
-            Err(WalError::damaged(&file.path, offset as u64, what))
-        }
-    }
 }

@@ -33,6 +33,15 @@ fn a_new_log_is_empty_and_exists() {
 }
 
 #[test]
+fn a_log_may_move_to_a_thread_of_its_own() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut wal = Wal::create(disk.clone(), small(), IDENTITY, 1).unwrap();
+    let writer = std::thread::spawn(move || wal.append(&[entry(1, 1, 10)]).map(|_| wal));
+    let end = writer.join().unwrap().unwrap().position();
+    assert_eq!(reopen(&disk, &small()).1.end, end);
+}
+
+#[test]
 fn what_was_appended_comes_back_on_every_kind_of_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disks: [Arc<dyn Disk>; 4] = [
