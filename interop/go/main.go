@@ -1,0 +1,75 @@
+// Command interop drives a running cluster through etcd's own Go client.
+//
+//	interop smoke  -endpoints a,b,c            every kind of call, on each member in turn
+//	interop refuse -endpoints a,b,c            requests that have to be refused, and with which error
+//	interop load   -endpoints a,b,c -out FILE  unique puts until standard input closes; FILE lists the acknowledged ones
+//	interop verify -endpoints a,b,c -in FILE   each acknowledged put is there, and all members agree
+//	interop bulk   -endpoints a,b,c -n N       many puts with compaction going on
+//
+// It exits with status 0 only when all went as expected, and says on standard error what did not.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+type options struct {
+	endpoints    []string
+	out          string
+	in           string
+	n            int
+	valueBytes   int
+	workers      int
+	compactEvery int
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk"))
+	}
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	endpoints := flags.String("endpoints", "127.0.0.1:2379", "client addresses, comma-separated")
+	var o options
+	flags.StringVar(&o.out, "out", "", "file that lists acknowledged keys")
+	flags.StringVar(&o.in, "in", "", "file that lists acknowledged keys")
+	flags.IntVar(&o.n, "n", 100000, "number of puts")
+	flags.IntVar(&o.valueBytes, "value-bytes", 1024, "size of a value")
+	flags.IntVar(&o.workers, "workers", 16, "puts in flight")
+	flags.IntVar(&o.compactEvery, "compact-every", 20000, "puts between two compactions")
+	_ = flags.Parse(os.Args[2:])
+	o.endpoints = strings.Split(*endpoints, ",")
+
+	run, known := map[string]func(options) error{
+		"smoke": smoke, "refuse": refuse, "load": load, "verify": verify, "bulk": bulk,
+	}[os.Args[1]]
+	if !known {
+		fail(fmt.Errorf("%q is no subcommand", os.Args[1]))
+	}
+	if err := run(o); err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "interop:", err)
+	os.Exit(1)
+}
+
+func dial(endpoints ...string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints:   endpoints,
+		DialTimeout: 10 * time.Second,
+		Logger:      zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
+			grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(256<<20))},
+		MaxCallSendMsgSize: 64 << 20,
+	})
+}

@@ -1,0 +1,13 @@
+//! Real `quorate` processes for tests: started on free ports with folders of their own, killed, stopped, restarted.
+//!
+//! Invariant: a process that was started here is dead when its [`Process`] is dropped.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod http;
+mod process;
+
+pub use cluster::{Cluster, Member};
+pub use http::get as http_get;
+pub use process::{Process, WAIT_MAX, free_port, wait_until};

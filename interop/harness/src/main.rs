@@ -1,0 +1,89 @@
+//! Drives three real `quorate server` processes with other projects' clients.
+//!
+//! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--python PATH] [--go PATH]
+//! [--only NAME] [--bulk N]`. A scenario whose client is not given is listed as skipped. The last line counts.
+
+#![forbid(unsafe_code)]
+
+mod scenarios;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use scenarios::SCENARIOS;
+use tools::Tools;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("quorate-interop: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Options {
+    tools: Tools,
+    folder: PathBuf,
+    only: Option<String>,
+}
+
+fn options() -> anyhow::Result<Options> {
+    let mut tools = Tools::default();
+    let (mut folder, mut only) = (None, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{flag} needs a value"))?;
+        match flag.as_str() {
+            "--binary" => tools.binary = value.into(),
+            "--folder" => folder = Some(PathBuf::from(value)),
+            "--etcdctl" => tools.etcdctl = Some(value.into()),
+            "--python" => tools.python = Some(value.into()),
+            "--go" => tools.go = Some(value.into()),
+            "--only" => only = Some(value),
+            "--bulk" => tools.bulk_puts = value.parse()?,
+            _ => anyhow::bail!("{flag} is not known"),
+        }
+    }
+    let folder = folder.ok_or_else(|| anyhow::anyhow!("--folder is needed"))?;
+    anyhow::ensure!(tools.binary.is_file(), "--binary {} is no file", tools.binary.display());
+    Ok(Options { tools, folder, only })
+}
+
+fn run() -> anyhow::Result<bool> {
+    let Options { tools, folder, only } = options()?;
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for scenario in SCENARIOS {
+        if only.as_ref().is_some_and(|only| !scenario.name.contains(only.as_str())) {
+            continue;
+        }
+        if !(scenario.needs)(&tools) {
+            println!("skipped  {} (its client is not there)", scenario.name);
+            skipped += 1;
+            continue;
+        }
+        let scratch = folder.join(scenario.name.replace(' ', "-"));
+        if scratch.exists() {
+            std::fs::remove_dir_all(&scratch)?;
+        }
+        std::fs::create_dir_all(&scratch)?;
+        let start = Instant::now();
+        match (scenario.run)(&tools, &scratch) {
+            Ok(()) => {
+                println!("passed   {} ({:.1} s)", scenario.name, start.elapsed().as_secs_f64());
+                passed += 1;
+            }
+            Err(error) => {
+                println!("FAILED   {} ({:.1} s): {error:#}", scenario.name, start.elapsed().as_secs_f64());
+                println!("         logs: {}", scratch.display());
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(failed == 0 && passed + skipped > 0)
+}

@@ -1,0 +1,117 @@
+//! The binary under test and the clients that drive it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context as _;
+
+/// What there is.
+#[derive(Debug)]
+pub struct Tools {
+    pub binary: PathBuf,
+    pub etcdctl: Option<PathBuf>,
+    /// A Python interpreter that has `etcd3`.
+    pub python: Option<PathBuf>,
+    /// The built program of `interop/go`.
+    pub go: Option<PathBuf>,
+    /// Puts of the scenario in which a member falls far behind.
+    pub bulk_puts: usize,
+}
+
+const BULK_PUTS_DEFAULT: usize = 100_000;
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { binary: PathBuf::new(), etcdctl: None, python: None, go: None, bulk_puts: BULK_PUTS_DEFAULT }
+    }
+}
+
+impl Tools {
+    /// Runs the Go client to its end; returns what it printed.
+    pub fn go(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = self.go.as_ref().context("no Go client")?;
+        output(Command::new(program).args(arguments))
+    }
+
+    /// Runs etcdctl against `endpoints`; returns what it printed.
+    pub fn etcdctl(&self, endpoints: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.etcdctl_command(endpoints)?.args(arguments))
+    }
+
+    pub fn etcdctl_command(&self, endpoints: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.etcdctl.as_ref().context("no etcdctl")?);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", endpoints, "--command-timeout=15s"]);
+        Ok(command)
+    }
+
+    /// Starts a load of unique puts; the keys that were acknowledged are listed in `acknowledged`.
+    pub fn start_load(&self, endpoints: &str, acknowledged: &Path) -> anyhow::Result<Load> {
+        let child = Command::new(self.go.as_ref().context("no Go client")?)
+            .args(["load", "-endpoints", endpoints, "-out"])
+            .arg(acknowledged)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the load")?;
+        Ok(Load { child, acknowledged: acknowledged.to_owned() })
+    }
+}
+
+/// A running load. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Load {
+    child: Child,
+    acknowledged: PathBuf,
+}
+
+impl Load {
+    /// Puts acknowledged so far.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        std::fs::read(&self.acknowledged).map_or(0, |list| list.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// Waits until `more` puts were acknowledged from now on.
+    pub fn wait_for(&self, more: usize) -> anyhow::Result<()> {
+        let goal = self.acknowledged() + more;
+        quorate_interop::wait_until(&format!("{more} more acknowledged puts"), || self.acknowledged() >= goal)
+    }
+
+    /// Ends the load; returns what it printed.
+    pub fn finish(mut self) -> anyhow::Result<String> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        let mut text = String::new();
+        if let Some(mut out) = self.child.stdout.take() {
+            std::io::Read::read_to_string(&mut out, &mut text)?;
+        }
+        anyhow::ensure!(status.success(), "the load ended with {status}: {text}");
+        Ok(text.trim().to_owned())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command to its end; an error where it fails, with all that it said.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{:?} {:?} ended with {}:\n{}{}",
+        command.get_program(),
+        command.get_args().collect::<Vec<_>>(),
+        output.status,
+        text,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}
