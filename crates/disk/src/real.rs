@@ -34,7 +34,10 @@ impl RealDisk {
     fn full(&self, path: &str) -> io::Result<PathBuf> {
         let plain = Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
         if !plain {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path}: not a plain relative path")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{path}: not a plain relative path"),
+            ));
         }
         Ok(self.root.join(path))
     }
@@ -68,15 +71,16 @@ impl Disk for RealDisk {
         let (file, direct) = match open(mode.direct) {
             Ok(file) => (file, mode.direct),
             // tmpfs and some network file systems refuse O_DIRECT with EINVAL.
-            Err(e) if mode.direct && e.raw_os_error() == Some(libc::EINVAL) => {
-                (fs::OpenOptions::new()
+            Err(e) if mode.direct && e.raw_os_error() == Some(libc::EINVAL) => (
+                fs::OpenOptions::new()
                     .read(true)
                     .write(!mode.read_only)
                     .create(mode.create || mode.create_new)
                     .mode(0o600)
                     .custom_flags(if mode.sync { libc::O_DSYNC } else { 0 })
-                    .open(&full)?, false)
-            }
+                    .open(&full)?,
+                false,
+            ),
             Err(e) => return Err(e),
         };
         Ok(Arc::new(RealFile { file, direct }))

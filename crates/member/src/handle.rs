@@ -14,14 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
 use quorate_models::ModelId;
-use quorate_models::keys::{Feed, Reply};
+use quorate_models::keys::Reply;
+use quorate_models::keys::watch::Feed;
 use quorate_store::{BodyError, Location, Store};
 use tokio::sync::{oneshot, watch};
 
 use crate::core::LogInput;
 use crate::membership::{Member, MembershipRequest};
 use crate::metrics::Metrics;
-use crate::shell::Inbox;
+use crate::shell::{Full, Inbox, Pool};
 
 /// Who this member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +66,9 @@ pub enum RequestError {
     #[error("the request has {bytes} bytes; at most {bytes_max} are allowed")]
     TooLarge { bytes: usize, bytes_max: usize },
     /// Nothing happened: the disk of this member or of the leader is full.
-    #[error("no space is left on the disk; deletes and compaction still work, and writes will once space is back")]
+    #[error(
+        "no space is left on the disk; deletes and compaction still work, and writes will once space is back"
+    )]
     NoSpace,
     /// The member is stopping or has failed; the reason says why.
     #[error("this member does not serve: {reason}")]
@@ -102,6 +105,37 @@ pub enum MembershipRefusal {
     BadTransferee,
     #[error("another membership change is in progress")]
     InProgress,
+    #[error("the last voter can't be removed")]
+    LastVoter,
+}
+
+impl MembershipRefusal {
+    const ALL: [Self; 13] = [
+        Self::NotFound,
+        Self::IdExists,
+        Self::PeerUrlExists,
+        Self::NameExists,
+        Self::NotLearner,
+        Self::LearnerNotReady,
+        Self::TooManyLearners,
+        Self::NotEnoughStarted,
+        Self::Unhealthy,
+        Self::NotLeader,
+        Self::BadTransferee,
+        Self::InProgress,
+        Self::LastVoter,
+    ];
+
+    /// The byte that stands for this refusal between peers.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 }
 
 /// A moment's view of the member, for status calls, metrics and health.
@@ -144,6 +178,7 @@ pub(crate) struct Shared {
     pub feed: Arc<Feed>,
     pub metrics: Arc<Metrics>,
     pub inbox: Arc<Inbox<LogInput>>,
+    pub pool: Pool,
     pub sequence: AtomicU64,
     pub waiting: Mutex<Waiting>,
     pub status: RwLock<Status>,
@@ -202,7 +237,10 @@ impl Handle {
     /// it to the leader. `command` is in the model's own encoding.
     pub async fn propose(&self, model: ModelId, command: Bytes) -> Result<Applied, RequestError> {
         if command.len() > self.shared.request_bytes_max {
-            return Err(RequestError::TooLarge { bytes: command.len(), bytes_max: self.shared.request_bytes_max });
+            return Err(RequestError::TooLarge {
+                bytes: command.len(),
+                bytes_max: self.shared.request_bytes_max,
+            });
         }
         self.request(|seq| LogInput::Propose { seq, model, command }).await
     }
@@ -221,9 +259,7 @@ impl Handle {
         let (answer, outcome) = oneshot::channel();
         self.waiting(|waiting| waiting.proposals.insert(seq, answer));
         let forget = Forget { shared: &self.shared, seq, read: false };
-        if let Err(error) = self.shared.inbox.push(input(seq)) {
-            return Err(error);
-        }
+        self.shared.inbox.push(input(seq)).map_err(|Full| RequestError::Overloaded)?;
         let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
         drop(forget);
         match outcome {
@@ -242,7 +278,7 @@ impl Handle {
             waiting.reads.insert(seq, answer);
         });
         let forget = Forget { shared: &self.shared, seq, read: true };
-        self.shared.inbox.push(LogInput::Read { seq })?;
+        self.shared.inbox.push(LogInput::Read { seq }).map_err(|Full| RequestError::Overloaded)?;
         let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
         drop(forget);
         match outcome {
@@ -261,7 +297,10 @@ impl Handle {
         if !known {
             return Err(RequestError::Refused { reason: MembershipRefusal::BadTransferee });
         }
-        self.shared.inbox.push(LogInput::TransferLeadership { to })?;
+        self.shared
+            .inbox
+            .push(LogInput::TransferLeadership { to })
+            .map_err(|Full| RequestError::Overloaded)?;
         let deadline = tokio::time::Instant::now() + self.shared.request_timeout;
         while self.status().leader != Some(to) {
             if tokio::time::Instant::now() > deadline {

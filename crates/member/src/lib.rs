@@ -1,1 +1,19 @@
-//! To be filled.
+//! One cluster member: the loop that ties log, consensus, store and models, its peers, and what faces may use of it.
+//!
+//! `core` has the stages as plain structs without a runtime; `shell` gives each a thread and moves bytes. Faces and
+//! embedding programs hold a [`Handle`].
+
+pub mod config;
+pub mod core;
+pub mod envelope;
+pub mod frame;
+pub mod handle;
+pub mod membership;
+pub mod metrics;
+mod shell;
+
+pub use config::{Config, InitialState};
+pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
+pub use membership::{Member, MemberList, MembershipRequest};
+pub use metrics::Metrics;
+pub use shell::{PeerBook, Running, StartError, Stopped, start};

@@ -1,8 +1,16 @@
 //! The cluster's members, and how their list changes.
 //!
-//! Invariants: an id is never used again once removed; no two members share a peer URL; one change at a time.
+//! Invariants: an id is never used again once removed; no two members share a peer URL; every member judges the same
+//! committed requests in the same order from the same list, so all come to the same verdicts. Layouts are in
+//! `docs/formats/entry.md`.
 
-use quorate_ids::MemberId;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quorate_ids::{ClusterId, MemberId};
+use sha1::{Digest, Sha1};
+
+use crate::handle::MembershipRefusal;
 
 /// A member as the log knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,13 +27,371 @@ pub struct Member {
 /// A wish to change the member list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MembershipRequest {
-    /// A new member with these peer URLs; its id is `id`, made by [`new_member_id`].
-    Add { id: MemberId, name: String, peer_urls: Vec<String>, is_learner: bool },
-    Remove { id: MemberId },
+    /// A new member with these peer URLs; its id is made by [`member_id`].
+    Add {
+        id: MemberId,
+        name: String,
+        peer_urls: Vec<String>,
+        is_learner: bool,
+    },
+    Remove {
+        id: MemberId,
+    },
     /// New peer URLs for a member.
-    Update { id: MemberId, peer_urls: Vec<String> },
+    Update {
+        id: MemberId,
+        peer_urls: Vec<String>,
+    },
     /// A learner becomes a voter.
-    Promote { id: MemberId },
+    Promote {
+        id: MemberId,
+    },
     /// A member says its name and client URLs once it has started.
-    Publish { id: MemberId, name: String, client_urls: Vec<String> },
+    Publish {
+        id: MemberId,
+        name: String,
+        client_urls: Vec<String>,
+    },
+}
+
+/// Bytes that are no member list or request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("these bytes are no member list or membership request of a known version")]
+pub struct MembershipDecodeError;
+
+/// The id of the member with these peer URLs, as etcd makes it: the first 8 bytes of the SHA-1 of the sorted URLs, the
+/// cluster's token and, for a member added later, the time in seconds since 1970. Never 0.
+#[must_use]
+pub fn member_id(peer_urls: &[String], token: &str, unix_seconds: Option<u64>) -> MemberId {
+    let mut urls = peer_urls.to_vec();
+    urls.sort();
+    let mut text = urls.concat() + token;
+    if let Some(seconds) = unix_seconds {
+        text += &seconds.to_string();
+    }
+    MemberId(first_eight_bytes(text.as_bytes()).max(1))
+}
+
+/// The id of the cluster that these members found, as etcd makes it. Never 0.
+#[must_use]
+pub fn cluster_id(members: impl IntoIterator<Item = MemberId>) -> ClusterId {
+    let ids: BTreeSet<MemberId> = members.into_iter().collect();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.0.to_be_bytes()).collect();
+    ClusterId(first_eight_bytes(&bytes).max(1))
+}
+
+fn first_eight_bytes(text: &[u8]) -> u64 {
+    let digest = Sha1::digest(text);
+    u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 has 20 bytes"))
+}
+
+/// The list as of some place in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberList {
+    members: BTreeMap<MemberId, Member>,
+    removed: BTreeSet<MemberId>,
+}
+
+impl MemberList {
+    #[must_use]
+    pub fn founded_by(members: impl IntoIterator<Item = Member>) -> Self {
+        Self {
+            members: members.into_iter().map(|member| (member.id, member)).collect(),
+            removed: BTreeSet::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<Member> {
+        self.members.values().cloned().collect()
+    }
+
+    /// True for a member that once was in the list and is not any more.
+    #[must_use]
+    pub fn was_removed(&self, id: MemberId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    fn peer_url_taken(&self, urls: &[String], but_by: MemberId) -> bool {
+        self.members
+            .values()
+            .any(|member| member.id != but_by && member.peer_urls.iter().any(|u| urls.contains(u)))
+    }
+
+    /// Whether `request` may be carried out on this list; says nothing of the cluster's health.
+    pub fn check(&self, request: &MembershipRequest) -> Result<(), MembershipRefusal> {
+        let known = |id: &MemberId| self.members.get(id).ok_or(MembershipRefusal::NotFound);
+        match request {
+            MembershipRequest::Add { id, peer_urls, .. } => {
+                if self.members.contains_key(id) || self.removed.contains(id) {
+                    return Err(MembershipRefusal::IdExists);
+                }
+                if self.peer_url_taken(peer_urls, MemberId::ZERO) {
+                    return Err(MembershipRefusal::PeerUrlExists);
+                }
+            }
+            MembershipRequest::Remove { id } | MembershipRequest::Publish { id, .. } => {
+                known(id)?;
+            }
+            MembershipRequest::Update { id, peer_urls } => {
+                known(id)?;
+                if self.peer_url_taken(peer_urls, *id) {
+                    return Err(MembershipRefusal::PeerUrlExists);
+                }
+            }
+            MembershipRequest::Promote { id } => {
+                if !known(id)?.is_learner {
+                    return Err(MembershipRefusal::NotLearner);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a committed request: carries it out, or refuses it and changes nothing.
+    pub fn judge(&mut self, request: &MembershipRequest) -> Result<(), MembershipRefusal> {
+        self.check(request)?;
+        match request.clone() {
+            MembershipRequest::Add { id, name, peer_urls, is_learner } => {
+                self.members.insert(id, Member { id, name, peer_urls, client_urls: Vec::new(), is_learner });
+            }
+            MembershipRequest::Remove { id } => {
+                self.members.remove(&id);
+                self.removed.insert(id);
+            }
+            MembershipRequest::Update { id, peer_urls } => {
+                self.change(id, |member| member.peer_urls = peer_urls)
+            }
+            MembershipRequest::Promote { id } => self.change(id, |member| member.is_learner = false),
+            MembershipRequest::Publish { id, name, client_urls } => self.change(id, |member| {
+                member.name = name;
+                member.client_urls = client_urls;
+            }),
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+        change(self.members.get_mut(&id).expect("the request was checked"));
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(1);
+        out.put_u32_le(self.members.len() as u32);
+        for member in self.members.values() {
+            out.put_u64_le(member.id.0);
+            out.put_u8(u8::from(member.is_learner));
+            put_string(&mut out, &member.name);
+            put_strings(&mut out, &member.peer_urls);
+            put_strings(&mut out, &member.client_urls);
+        }
+        out.put_u32_le(self.removed.len() as u32);
+        self.removed.iter().for_each(|id| out.put_u64_le(id.0));
+        out.freeze()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, MembershipDecodeError> {
+        let mut r = Reader(bytes);
+        if r.u8()? != 1 {
+            return Err(MembershipDecodeError);
+        }
+        let mut list = Self::default();
+        for _ in 0..r.u32()? {
+            let (id, is_learner) = (r.id()?, r.u8()? != 0);
+            let (name, peer_urls, client_urls) = (r.string()?, r.strings()?, r.strings()?);
+            list.members.insert(id, Member { id, name, peer_urls, client_urls, is_learner });
+        }
+        for _ in 0..r.u32()? {
+            list.removed.insert(r.id()?);
+        }
+        r.end()?;
+        Ok(list)
+    }
+}
+
+fn put_string(out: &mut BytesMut, text: &str) {
+    out.put_u32_le(text.len() as u32);
+    out.put_slice(text.as_bytes());
+}
+
+fn put_strings(out: &mut BytesMut, texts: &[String]) {
+    out.put_u32_le(texts.len() as u32);
+    texts.iter().for_each(|text| put_string(out, text));
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take(&mut self, len: usize) -> Result<&[u8], MembershipDecodeError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(MembershipDecodeError)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+    fn u8(&mut self) -> Result<u8, MembershipDecodeError> {
+        Ok(self.take(1)?.get_u8())
+    }
+    fn u32(&mut self) -> Result<u32, MembershipDecodeError> {
+        Ok(self.take(4)?.get_u32_le())
+    }
+    fn id(&mut self) -> Result<MemberId, MembershipDecodeError> {
+        Ok(MemberId(self.take(8)?.get_u64_le()))
+    }
+    fn string(&mut self) -> Result<String, MembershipDecodeError> {
+        let len = self.u32()? as usize;
+        String::from_utf8(self.take(len)?.to_vec()).map_err(|_| MembershipDecodeError)
+    }
+    fn strings(&mut self) -> Result<Vec<String>, MembershipDecodeError> {
+        (0..self.u32()?).map(|_| self.string()).collect()
+    }
+    fn end(&self) -> Result<(), MembershipDecodeError> {
+        if self.0.is_empty() { Ok(()) } else { Err(MembershipDecodeError) }
+    }
+}
+
+impl MembershipRequest {
+    /// True for a change of who votes or receives the log: consensus must take part in it.
+    #[must_use]
+    pub fn changes_consensus(&self) -> bool {
+        matches!(self, Self::Add { .. } | Self::Remove { .. } | Self::Promote { .. })
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(1);
+        match self {
+            Self::Add { id, name, peer_urls, is_learner } => {
+                out.put_u8(1);
+                out.put_u64_le(id.0);
+                put_string(&mut out, name);
+                put_strings(&mut out, peer_urls);
+                out.put_u8(u8::from(*is_learner));
+            }
+            Self::Remove { id } => {
+                out.put_u8(2);
+                out.put_u64_le(id.0);
+            }
+            Self::Update { id, peer_urls } => {
+                out.put_u8(3);
+                out.put_u64_le(id.0);
+                put_strings(&mut out, peer_urls);
+            }
+            Self::Promote { id } => {
+                out.put_u8(4);
+                out.put_u64_le(id.0);
+            }
+            Self::Publish { id, name, client_urls } => {
+                out.put_u8(5);
+                out.put_u64_le(id.0);
+                put_string(&mut out, name);
+                put_strings(&mut out, client_urls);
+            }
+        }
+        out.freeze()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, MembershipDecodeError> {
+        let mut r = Reader(bytes);
+        if r.u8()? != 1 {
+            return Err(MembershipDecodeError);
+        }
+        let request = match r.u8()? {
+            1 => Self::Add {
+                id: r.id()?,
+                name: r.string()?,
+                peer_urls: r.strings()?,
+                is_learner: r.u8()? != 0,
+            },
+            2 => Self::Remove { id: r.id()? },
+            3 => Self::Update { id: r.id()?, peer_urls: r.strings()? },
+            4 => Self::Promote { id: r.id()? },
+            5 => Self::Publish { id: r.id()?, name: r.string()?, client_urls: r.strings()? },
+            _ => return Err(MembershipDecodeError),
+        };
+        r.end()?;
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, url: &str) -> Member {
+        Member { id: MemberId(id), peer_urls: vec![url.to_owned()], ..Member::default() }
+    }
+
+    fn add(id: u64, url: &str, is_learner: bool) -> MembershipRequest {
+        MembershipRequest::Add {
+            id: MemberId(id),
+            name: String::new(),
+            peer_urls: vec![url.to_owned()],
+            is_learner,
+        }
+    }
+
+    #[test]
+    fn ids_are_those_that_etcd_makes() {
+        // What etcd 3.4 prints for --initial-cluster a=http://127.0.0.1:2380 with the default token.
+        let id = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster", None);
+        assert_eq!(id.to_string(), "8e9e05c52164694d");
+        assert_eq!(cluster_id([id]).to_string(), "cdf818194e3a8c32");
+    }
+
+    #[test]
+    fn a_removed_id_is_never_taken_again() {
+        let mut list = MemberList::founded_by([member(1, "http://a"), member(2, "http://b")]);
+        assert_eq!(list.judge(&MembershipRequest::Remove { id: MemberId(2) }), Ok(()));
+        assert_eq!(list.judge(&add(2, "http://c", false)), Err(MembershipRefusal::IdExists));
+        assert!(list.was_removed(MemberId(2)));
+    }
+
+    #[test]
+    fn two_members_never_share_a_peer_url() {
+        let mut list = MemberList::founded_by([member(1, "http://a"), member(2, "http://b")]);
+        assert_eq!(list.judge(&add(3, "http://b", true)), Err(MembershipRefusal::PeerUrlExists));
+        let update = MembershipRequest::Update { id: MemberId(1), peer_urls: vec!["http://b".to_owned()] };
+        assert_eq!(list.judge(&update), Err(MembershipRefusal::PeerUrlExists));
+    }
+
+    #[test]
+    fn only_a_learner_is_promoted() {
+        let mut list = MemberList::founded_by([member(1, "http://a")]);
+        assert_eq!(list.judge(&add(3, "http://c", true)), Ok(()));
+        assert_eq!(list.judge(&MembershipRequest::Promote { id: MemberId(3) }), Ok(()));
+        let again = list.judge(&MembershipRequest::Promote { id: MemberId(3) });
+        assert_eq!(again, Err(MembershipRefusal::NotLearner));
+    }
+
+    #[test]
+    fn lists_and_requests_read_back_as_written() {
+        let mut list = MemberList::founded_by([member(1, "http://a"), member(2, "http://b")]);
+        list.judge(&MembershipRequest::Remove { id: MemberId(2) }).expect("known");
+        assert_eq!(MemberList::decode(&list.encode()), Ok(list.clone()));
+        let requests = [
+            add(5, "http://e", true),
+            MembershipRequest::Remove { id: MemberId(1) },
+            MembershipRequest::Update { id: MemberId(1), peer_urls: vec!["x".to_owned()] },
+            MembershipRequest::Promote { id: MemberId(1) },
+            MembershipRequest::Publish { id: MemberId(1), name: "n".to_owned(), client_urls: vec![] },
+        ];
+        for request in requests {
+            let bytes = request.encode();
+            assert_eq!(MembershipRequest::decode(&bytes), Ok(request));
+            for keep in 0..bytes.len() {
+                assert!(MembershipRequest::decode(&bytes[..keep]).is_err());
+            }
+        }
+    }
 }

@@ -36,6 +36,12 @@ pub(crate) struct FrozenFront {
 #[derive(Clone)]
 pub struct Frozen(pub(crate) Arc<FrozenFront>);
 
+impl std::fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Frozen").field(&self.0.meta.applied_index).finish()
+    }
+}
+
 impl Frozen {
     #[must_use]
     pub fn meta(&self) -> &CheckpointMeta {

@@ -1,0 +1,89 @@
+//! What a member is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_store::StoreConfig;
+
+/// Whether a member without data founds its cluster or joins one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitialState {
+    #[default]
+    New,
+    Existing,
+}
+
+/// The settings of one member. [`Config::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    /// `None`: in memory only.
+    pub data_dir: Option<PathBuf>,
+    /// Where the log goes, if not into `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Port 0 takes any free port; see [`crate::Running::peer_addrs`].
+    pub listen_peer: Vec<SocketAddr>,
+    pub advertise_peer_urls: Vec<String>,
+    pub advertise_client_urls: Vec<String>,
+    /// Name and peer URL; a name may stand more than once.
+    pub initial_cluster: Vec<(String, String)>,
+    pub initial_cluster_token: String,
+    pub initial_state: InitialState,
+    pub heartbeat_interval: Duration,
+    pub election_timeout: Duration,
+    pub pre_vote: bool,
+    pub strict_membership: bool,
+    pub learners_max: usize,
+    /// A command is at most this long.
+    pub request_bytes_max: usize,
+    /// A checkpoint is cut after this many entries, or as many bytes as the store's front holds.
+    pub checkpoint_entries: u64,
+    /// Log kept for followers that lag, beyond what a checkpoint needs.
+    pub log_retained_bytes: usize,
+    pub wal_segment_bytes: u64,
+    pub store: StoreConfig,
+    /// Bytes of recent changes kept in memory for watchers.
+    pub feed_bytes_max: usize,
+    /// Background writing, in bytes a second.
+    pub background_bytes_per_second: u64,
+    /// On the operator's word: give up this member's log and store and start as a new incarnation.
+    pub give_up_data: bool,
+}
+
+impl Config {
+    /// A member called `name` with the house's defaults: memory only, any free peer port, founding a cluster alone.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            data_dir: None,
+            wal_dir: None,
+            listen_peer: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            advertise_peer_urls: Vec::new(),
+            advertise_client_urls: Vec::new(),
+            initial_cluster: Vec::new(),
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            initial_state: InitialState::New,
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            strict_membership: true,
+            learners_max: 1,
+            request_bytes_max: 1536 * 1024,
+            checkpoint_entries: 100_000,
+            log_retained_bytes: 16 * 1024 * 1024,
+            wal_segment_bytes: quorate_wal::SEGMENT_SIZE_BYTES_DEFAULT,
+            store: StoreConfig::default(),
+            feed_bytes_max: 16 * 1024 * 1024,
+            background_bytes_per_second: 50_000_000,
+            give_up_data: false,
+        }
+    }
+
+    /// How long a request may take before its outcome is called unknown: as etcd, 5 s and two election timeouts.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
+    }
+}

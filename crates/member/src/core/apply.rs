@@ -1,0 +1,408 @@
+//! The apply stage: runs committed commands against the tables, in order, and says what became of them.
+//!
+//! Invariants:
+//!
+//! - Commands are applied once, in log order. One visible index is published after whole commands, before any answer
+//!   that depends on it leaves.
+//! - Only a cold body that a command compares is waited for; nothing else here blocks.
+//! - A checkpoint is cut between commands, so it stands for exactly one applied index, for all models.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_consensus::{EntryKind, Membership};
+use quorate_ids::{LogIndex, Revision, Term};
+use quorate_models::keys::watch::Feed;
+use quorate_models::keys::{self, Keys};
+use quorate_models::{Cursor, ModelId, Stamps, Step};
+use quorate_store::{CheckpointMeta, Location, Store};
+
+use super::extra::Extra;
+use super::{ApplyInput, ApplyOutput, Committed};
+use crate::envelope::{Envelope, Origin};
+use crate::frame::SnapshotPoint;
+use crate::handle::{Applied, Identity, ModelReply, RequestError};
+
+/// Commands that run under one hold of the tables' lock.
+const COMMANDS_PER_HOLD_MAX: usize = 64;
+/// Records that one slice of background compaction touches.
+const COMPACT_RECORDS_PER_SLICE: usize = 1024;
+
+/// When a checkpoint is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointRule {
+    /// After this many bytes of changes.
+    pub front_bytes: u64,
+    /// After this many entries.
+    pub entries: u64,
+}
+
+struct Running {
+    committed: Committed,
+    envelope: Option<Envelope>,
+    command: Option<keys::Command>,
+    cursor: Cursor,
+}
+
+/// See the module.
+pub struct ApplyStage {
+    identity: Identity,
+    start: u64,
+    store: Store,
+    keys: Keys,
+    feed: Arc<Feed>,
+    rule: CheckpointRule,
+    extra: Extra,
+    applied: LogIndex,
+    term: Term,
+    queue: VecDeque<ApplyInput>,
+    entries: VecDeque<Committed>,
+    running: Option<Running>,
+    reads: BTreeMap<LogIndex, Vec<u64>>,
+    checkpointed: LogIndex,
+    checkpoint_in_flight: bool,
+    checkpoint_wanted: bool,
+    compacting: bool,
+    failed: bool,
+}
+
+impl ApplyStage {
+    pub(super) fn new(
+        identity: Identity,
+        start: u64,
+        store: Store,
+        feed: Arc<Feed>,
+        rule: CheckpointRule,
+        extra: Extra,
+        point: SnapshotPoint,
+    ) -> Self {
+        let keys = Keys::open(&store.read());
+        feed.restart(keys.revision());
+        Self {
+            identity,
+            start,
+            store,
+            keys,
+            feed,
+            rule,
+            extra,
+            applied: point.index,
+            term: point.term,
+            queue: VecDeque::new(),
+            entries: VecDeque::new(),
+            running: None,
+            reads: BTreeMap::new(),
+            checkpointed: point.index,
+            checkpoint_in_flight: false,
+            checkpoint_wanted: false,
+            compacting: true,
+            failed: false,
+        }
+    }
+
+    /// Takes work in; it is done in [`Self::work`].
+    pub fn step(&mut self, input: ApplyInput) {
+        self.queue.push_back(input);
+    }
+
+    /// The checkpoint that was handed out is durable (or was given up, and will be asked for again).
+    pub fn checkpoint_done(&mut self, durable: Option<LogIndex>) {
+        self.checkpoint_in_flight = false;
+        match durable {
+            Some(index) => self.checkpointed = self.checkpointed.max(index),
+            None => self.checkpoint_wanted = true,
+        }
+    }
+
+    /// True while [`Self::work`] has something to do at once.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.failed && (!self.queue.is_empty() || !self.entries.is_empty() || self.running.is_some())
+    }
+
+    /// True while there is background work for when nothing else is to be done.
+    #[must_use]
+    pub fn has_background_work(&self) -> bool {
+        !self.failed && self.compacting
+    }
+
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.keys.revision()
+    }
+
+    /// What is visible at the start, before any input.
+    #[must_use]
+    pub fn visible(&self) -> ApplyOutput {
+        ApplyOutput::Visible { index: self.applied, revision: self.keys.revision(), term: self.term }
+    }
+
+    /// A slice of work in the background: forgets what compaction allows to be forgotten.
+    pub fn background(&mut self) {
+        if self.failed {
+            return;
+        }
+        let mut tables = self.store.write();
+        self.compacting = self.keys.compact_step(&mut tables, COMPACT_RECORDS_PER_SLICE);
+    }
+
+    /// Does a bounded amount of work.
+    pub fn work(&mut self) -> Vec<ApplyOutput> {
+        let mut out = Vec::new();
+        if self.failed {
+            return out;
+        }
+        if self.entries.is_empty() && self.running.is_none() {
+            match self.queue.pop_front() {
+                Some(ApplyInput::Entries(entries)) => self.entries.extend(entries),
+                Some(ApplyInput::Reads { seqs, index }) => self.read(seqs, index, &mut out),
+                Some(ApplyInput::CheckpointNow) => self.checkpoint_wanted = true,
+                Some(ApplyInput::Install { point, generation }) => self.install(point, generation, &mut out),
+                None => {}
+            }
+        }
+        if let Err(reason) = self.apply_some(&mut out) {
+            self.failed = true;
+            out.push(ApplyOutput::Failed { reason });
+        }
+        self.cut_checkpoint(&mut out);
+        out
+    }
+
+    fn read(&mut self, seqs: Vec<u64>, index: LogIndex, out: &mut Vec<ApplyOutput>) {
+        if index <= self.applied {
+            out.extend(seqs.into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index: self.applied }));
+        } else {
+            self.reads.entry(index).or_default().extend(seqs);
+        }
+    }
+
+    // ---- applying ----
+
+    fn apply_some(&mut self, out: &mut Vec<ApplyOutput>) -> Result<(), String> {
+        let before = self.applied;
+        let mut answers = Vec::new();
+        let mut needed = Vec::new();
+        {
+            let store = self.store.clone();
+            let mut tables = store.write();
+            for _ in 0..COMMANDS_PER_HOLD_MAX {
+                if self.running.is_none() {
+                    let Some(committed) = self.entries.pop_front() else { break };
+                    self.running = Some(Self::start(committed)?);
+                    tables.begin(self.applied.next());
+                }
+                match self.advance(&mut tables)? {
+                    Step::Done(reply) => self.finish(reply, &mut answers),
+                    Step::More => break,
+                    Step::Need(locations) => {
+                        needed = locations;
+                        break;
+                    }
+                }
+            }
+        }
+        self.load(&needed)?;
+        if self.applied == before {
+            return Ok(());
+        }
+        out.push(ApplyOutput::Visible {
+            index: self.applied,
+            revision: self.keys.revision(),
+            term: self.term,
+        });
+        out.append(&mut answers);
+        while let Some(first) = self.reads.first_entry().filter(|first| *first.key() <= self.applied) {
+            let index = self.applied;
+            out.extend(first.remove().into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index }));
+        }
+        out.push(ApplyOutput::Applied { index: self.applied });
+        Ok(())
+    }
+
+    fn start(committed: Committed) -> Result<Running, String> {
+        let index = committed.entry.index;
+        let said = |error: &dyn std::fmt::Display| format!("log entry {index} can't be applied: {error}");
+        let envelope = match committed.entry.kind {
+            EntryKind::Empty => None,
+            EntryKind::Command => Some(Envelope::decode(&committed.entry.data).map_err(|e| said(&e))?),
+            EntryKind::Membership => {
+                let entry = quorate_consensus::MembershipEntry::decode(&committed.entry.data)
+                    .map_err(|e| said(&e))?;
+                Some(Envelope::decode(&entry.context).map_err(|e| said(&e))?)
+            }
+        };
+        let command = match &envelope {
+            Some(envelope) if envelope.model == ModelId::KEYS => {
+                Some(keys::decode(&envelope.command).map_err(|e| said(&e))?)
+            }
+            Some(envelope) if envelope.model == ModelId::MEMBER => None,
+            Some(envelope) => {
+                return Err(format!(
+                    "log entry {index} is for model {}, which this program does not know: run a newer version of Quorate",
+                    envelope.model.0
+                ));
+            }
+            None => None,
+        };
+        Ok(Running { committed, envelope, command, cursor: Cursor::default() })
+    }
+
+    fn advance(&mut self, tables: &mut quorate_store::Tables) -> Result<Step<Option<ModelReply>>, String> {
+        let running = self.running.as_mut().expect("a running command");
+        let Some(envelope) = &running.envelope else { return Ok(Step::Done(None)) };
+        let Some(command) = &running.command else {
+            let verdict = running.committed.verdict.as_ref().expect("a membership request was judged");
+            self.extra.members = verdict.members.clone();
+            self.extra.membership = verdict.membership.clone();
+            return Ok(Step::Done(Some(ModelReply::Members(verdict.members.to_vec()))));
+        };
+        let stamps = Stamps {
+            index: running.committed.entry.index,
+            term: running.committed.entry.term,
+            cluster_time: envelope.cluster_time,
+            wall_time: envelope.wall_time,
+        };
+        Ok(match self.keys.apply(tables, command, &stamps, &mut running.cursor) {
+            Step::Done(reply) => Step::Done(Some(ModelReply::Keys(reply))),
+            Step::More => Step::More,
+            Step::Need(locations) => Step::Need(locations),
+        })
+    }
+
+    fn finish(&mut self, reply: Option<ModelReply>, answers: &mut Vec<ApplyOutput>) {
+        let Running { committed, envelope, .. } = self.running.take().expect("a running command");
+        let entry = &committed.entry;
+        assert_eq!(entry.index, self.applied.next(), "entries are applied without a gap");
+        self.applied = entry.index;
+        self.term = entry.term;
+        self.extra.chain = chained(self.extra.chain, &entry.data);
+        for event in self.keys.take_events() {
+            self.feed.push(event);
+        }
+        let Some(envelope) = envelope else { return };
+        self.extra.cluster_time = self.extra.cluster_time.max(envelope.cluster_time);
+        self.extra.wall_time = self.extra.wall_time.max(envelope.wall_time);
+        self.compacting |= matches!(reply, Some(ModelReply::Keys(keys::Reply::Compact { .. })));
+        let Origin { member, start, seq } = envelope.origin;
+        if member == self.identity.member
+            && start == self.start
+            && let Some(reply) = reply
+        {
+            let refusal = committed.verdict.and_then(|verdict| verdict.outcome.err());
+            let outcome = match refusal {
+                Some(reason) => Err(RequestError::Refused { reason }),
+                None => Ok(Applied { index: self.applied, term: self.term, reply }),
+            };
+            answers.push(ApplyOutput::Answer { seq, outcome });
+        }
+    }
+
+    /// Reads the bodies that the running command asked for.
+    fn load(&mut self, needed: &[Location]) -> Result<(), String> {
+        for location in needed {
+            let body: Bytes = self.store.load(*location).map_err(|error| {
+                format!("log entry {} needs a record that can't be read: {error}", self.applied.next())
+            })?;
+            let running = self.running.as_mut().expect("a running command");
+            running.cursor.loaded.insert(*location, body);
+        }
+        Ok(())
+    }
+
+    // ---- checkpoints and snapshots ----
+
+    fn cut_checkpoint(&mut self, out: &mut Vec<ApplyOutput>) {
+        if self.failed
+            || self.checkpoint_in_flight
+            || self.running.is_some()
+            || self.applied == LogIndex::ZERO
+        {
+            return;
+        }
+        let due = self.checkpoint_wanted
+            || self.applied.0 - self.checkpointed.0 >= self.rule.entries
+            || (self.applied > self.checkpointed && self.store.front_bytes() >= self.rule.front_bytes);
+        if !due {
+            return;
+        }
+        let point = SnapshotPoint { index: self.applied, term: self.term };
+        let meta = CheckpointMeta {
+            applied_index: point.index,
+            applied_term: point.term,
+            extra: self.extra.encode(),
+        };
+        let Some(frozen) = self.store.write().freeze(meta) else { return };
+        self.checkpoint_wanted = false;
+        self.checkpoint_in_flight = true;
+        out.push(ApplyOutput::Checkpoint { frozen, point, membership: self.extra.membership.clone() });
+    }
+
+    fn install(&mut self, point: SnapshotPoint, generation: u64, out: &mut Vec<ApplyOutput>) {
+        let switched = self.store.replace_with(generation).map_err(|error| error.to_string());
+        let switched = switched.and_then(|opened| {
+            let extra = Extra::decode(&opened.meta.extra).map_err(|error| error.to_string())?;
+            if opened.meta.applied_index != point.index || opened.meta.applied_term != point.term {
+                return Err(format!(
+                    "the snapshot stands for index {}, not {}",
+                    opened.meta.applied_index, point.index
+                ));
+            }
+            Ok(extra)
+        });
+        match switched {
+            Ok(extra) => self.extra = extra,
+            Err(reason) => {
+                self.failed = true;
+                out.push(ApplyOutput::Failed { reason: format!("a snapshot can't be installed: {reason}") });
+                return;
+            }
+        }
+        self.keys = Keys::open(&self.store.read());
+        self.feed.restart(self.keys.revision());
+        self.applied = point.index;
+        self.term = point.term;
+        self.checkpointed = point.index;
+        self.checkpoint_in_flight = false;
+        self.compacting = true;
+        out.push(self.visible());
+        out.push(ApplyOutput::Installed { point, members: self.extra.members.clone() });
+        while let Some(first) = self.reads.first_entry().filter(|first| *first.key() <= point.index) {
+            out.extend(
+                first.remove().into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index: point.index }),
+            );
+        }
+    }
+}
+
+/// A running hash over all commands ever applied: equal logs have equal hashes.
+fn chained(chain: u64, data: &[u8]) -> u64 {
+    let low = crc32c::crc32c_append(chain as u32, data);
+    let high = crc32c::crc32c_append((chain >> 32) as u32 ^ data.len() as u32, data);
+    (u64::from(high) << 32 | u64::from(low)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+impl ApplyStage {
+    /// The members as of the applied index.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        &self.extra.membership
+    }
+
+    /// A hash over all commands ever applied.
+    #[must_use]
+    pub fn chain(&self) -> u64 {
+        self.extra.chain
+    }
+}

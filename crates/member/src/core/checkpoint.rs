@@ -1,0 +1,108 @@
+//! The checkpoint stage: writes frozen fronts in the background, and gives dead space back.
+//!
+//! Invariant: the log loop hears of a checkpoint only once it is durable. A checkpoint that finds no space is kept and
+//! tried again; its front stays in memory until then.
+
+use quorate_consensus::Membership;
+use quorate_ids::LogIndex;
+use quorate_store::{Frozen, MergeStep, Pace, RewriteStep, Store, StoreError};
+
+use crate::frame::SnapshotPoint;
+
+/// Index entries that one step of merging runs touches.
+const MERGE_ENTRIES_PER_STEP: u64 = 16 * 1024;
+/// Bytes of records that one step of rewriting a segment touches.
+const REWRITE_BYTES_PER_STEP: usize = 256 * 1024;
+
+/// A checkpoint to write.
+pub struct CheckpointInput {
+    pub frozen: Frozen,
+    pub point: SnapshotPoint,
+    pub membership: Membership,
+}
+
+/// What became of the checkpoint, or of the background work.
+#[derive(Debug)]
+pub enum CheckpointOutput {
+    Durable {
+        point: SnapshotPoint,
+        membership: Membership,
+    },
+    /// Kept; call [`CheckpointStage::retry`] after a while.
+    NoSpace,
+    /// A snapshot took the tables' place meanwhile; the checkpoint is void.
+    Void,
+    Failed {
+        reason: String,
+    },
+}
+
+/// See the module.
+pub struct CheckpointStage {
+    store: Store,
+    stuck: Option<CheckpointInput>,
+}
+
+impl CheckpointStage {
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, stuck: None }
+    }
+
+    /// Writes a checkpoint; blocks for the disk and the pace.
+    pub fn step(&mut self, input: CheckpointInput, pace: &mut dyn Pace) -> CheckpointOutput {
+        assert!(self.stuck.is_none(), "one checkpoint is under way at a time");
+        match self.store.checkpoint(&input.frozen, pace) {
+            Ok(_) => CheckpointOutput::Durable { point: input.point, membership: input.membership },
+            Err(StoreError::NoSpace { .. }) => {
+                self.stuck = Some(input);
+                CheckpointOutput::NoSpace
+            }
+            Err(StoreError::Superseded { .. } | StoreError::NotPending) => CheckpointOutput::Void,
+            Err(error) => CheckpointOutput::Failed { reason: error.to_string() },
+        }
+    }
+
+    /// True while a checkpoint waits for space.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
+    /// Tries the checkpoint that found no space once more.
+    pub fn retry(&mut self, pace: &mut dyn Pace) -> Option<CheckpointOutput> {
+        let input = self.stuck.take()?;
+        Some(self.step(input, pace))
+    }
+
+    /// The index of the last durable checkpoint.
+    #[must_use]
+    pub fn durable_index(&self) -> LogIndex {
+        self.store.durable_index()
+    }
+
+    /// A bounded piece of background work: merging runs, rewriting segments, removing files. True if there is more.
+    pub fn background(&mut self, pace: &mut dyn Pace) -> Result<bool, String> {
+        let merged = match self.store.merge_step(MERGE_ENTRIES_PER_STEP, pace) {
+            Ok(step) => step == MergeStep::More,
+            Err(StoreError::NoSpace { .. }) => false,
+            Err(error) => return Err(error.to_string()),
+        };
+        let rewritten = match self.store.rewrite_step(REWRITE_BYTES_PER_STEP) {
+            Ok(RewriteStep::More { .. }) => true,
+            Ok(RewriteStep::Damaged { segment, records }) => {
+                tracing::warn!(
+                    segment,
+                    records = records.len(),
+                    "records of a segment are damaged; peers may have them"
+                );
+                false
+            }
+            Ok(RewriteStep::Idle | RewriteStep::Full | RewriteStep::Vacated { .. }) => false,
+            Err(StoreError::NoSpace { .. }) => false,
+            Err(error) => return Err(error.to_string()),
+        };
+        self.store.collect().map_err(|error| error.to_string())?;
+        Ok(merged || rewritten)
+    }
+}

@@ -1,0 +1,226 @@
+//! The member's stages, with no runtime in them.
+//!
+//! Each stage is a plain struct with `step(input, now)`; what it wants done comes back as outputs. The server gives
+//! each stage a thread, the simulator runs them on one in the order that its seed picks:
+//!
+//! ```text
+//!  requests, frames ──► LogLoop ──► LogWriter   (one write and one sync in flight)
+//!                          │  ▲─────────┘ written
+//!                          ├────► ApplyStage ──► answers, visible index, checkpoints to write
+//!                          │  ▲─────────┘ applied
+//!                          ├────► CheckpointStage (background)
+//!                          └────► TransferStage   (background; snapshots to and from peers)
+//! ```
+//!
+//! Invariants over all stages: the log loop never waits for a disk and never runs `apply`; what is handed to the apply
+//! stage is committed and durable here; nothing is answered before it is applied here; the log is freed only below the
+//! last durable checkpoint.
+
+mod apply;
+mod checkpoint;
+mod clock;
+mod extra;
+mod log_loop;
+mod log_writer;
+mod open;
+mod proposals;
+mod reads;
+mod transfer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_consensus::{Entry, HardState, Membership};
+use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
+use quorate_models::ModelId;
+use quorate_store::Frozen;
+
+use crate::frame::{Lane, SnapshotPoint};
+use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
+use crate::membership::{MemberList, MembershipRequest};
+
+pub use apply::{ApplyStage, CheckpointRule};
+pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
+pub use log_loop::{LogLoop, LogLoopConfig};
+pub use log_writer::LogWriter;
+pub use open::{Founding, OpenConfig, OpenError, Stages, open};
+pub use transfer::{TransferInput, TransferOutput, TransferStage};
+
+/// The time, as one turn of a stage sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub monotonic: Monotonic,
+    pub wall: WallTime,
+}
+
+/// What reaches the log loop.
+#[derive(Debug)]
+pub enum LogInput {
+    /// A command of this member's clients.
+    Propose {
+        seq: u64,
+        model: ModelId,
+        command: Bytes,
+    },
+    ChangeMembership {
+        seq: u64,
+        request: MembershipRequest,
+    },
+    /// A linearizable read of this member's clients.
+    Read {
+        seq: u64,
+    },
+    TransferLeadership {
+        to: MemberId,
+    },
+    /// A whole frame from a peer whose handshake went through.
+    Frame {
+        from: MemberId,
+        frame: Bytes,
+    },
+    /// A peer can't be reached, or its queue is full.
+    Unreachable {
+        to: MemberId,
+    },
+    /// The log writer made batch `number` durable.
+    Written {
+        number: u64,
+    },
+    /// The log has no space for the next batch; the writer goes on trying.
+    NoSpace,
+    /// The apply stage is done with everything up to here.
+    Applied {
+        index: LogIndex,
+    },
+    /// A checkpoint is durable: the log below it may go.
+    Checkpointed {
+        point: SnapshotPoint,
+        membership: Membership,
+    },
+    /// A peer's snapshot lies verified in `generation` of the store.
+    SnapshotFetched {
+        from: MemberId,
+        point: SnapshotPoint,
+        generation: u64,
+    },
+    SnapshotFailed {
+        from: MemberId,
+        point: SnapshotPoint,
+    },
+    /// The apply stage switched to the snapshot's tables.
+    Installed {
+        point: SnapshotPoint,
+        members: MemberList,
+    },
+    /// A stage failed for good.
+    Failed {
+        reason: String,
+    },
+    /// The member is to stop: hand leadership on if it is ours.
+    Stop,
+}
+
+/// What the log loop wants done.
+#[derive(Debug)]
+pub enum LogOutput {
+    Send {
+        to: MemberId,
+        lane: Lane,
+        frame: Bytes,
+    },
+    Write(LogBatch),
+    Apply(ApplyInput),
+    Transfer(TransferInput),
+    /// A proposal that will not be applied, or whose outcome is unknown.
+    Refuse {
+        seq: u64,
+        error: RequestError,
+    },
+    RefuseRead {
+        seq: u64,
+        error: RequestError,
+    },
+    Status(Status),
+    Members(Arc<MemberList>),
+    /// Leadership has been handed on, or there was none to hand on.
+    MayStop,
+    /// This member was removed from the cluster.
+    Removed,
+}
+
+/// What one write and one sync make durable.
+#[derive(Clone, Debug, Default)]
+pub struct LogBatch {
+    /// Counts batches from 1.
+    pub number: u64,
+    /// An installed snapshot: the log starts anew after it, and the store's `generation` counts.
+    pub restart: Option<(SnapshotPoint, u64)>,
+    pub entries: Vec<Entry>,
+    pub hard_state: Option<HardState>,
+    /// Entries up to here are in a durable checkpoint.
+    pub release: Option<LogIndex>,
+}
+
+/// What reaches the apply stage, in order.
+#[derive(Debug)]
+pub enum ApplyInput {
+    /// Committed entries, without a gap.
+    Entries(Vec<Committed>),
+    /// Answer these reads once `index` is applied.
+    Reads { seqs: Vec<u64>, index: LogIndex },
+    /// A checkpoint is wanted as soon as it can be cut: a peer needs it.
+    CheckpointNow,
+    /// Switch to the snapshot in `generation`; everything before it is settled.
+    Install { point: SnapshotPoint, generation: u64 },
+}
+
+/// A committed entry and, for a membership entry, what the log loop judged.
+#[derive(Debug)]
+pub struct Committed {
+    pub entry: Entry,
+    pub verdict: Option<Verdict>,
+}
+
+/// What a membership request came to, and the list and membership after it.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    pub outcome: Result<(), MembershipRefusal>,
+    pub members: MemberList,
+    pub membership: Membership,
+}
+
+/// What the apply stage wants done.
+#[derive(Debug)]
+pub enum ApplyOutput {
+    Answer {
+        seq: u64,
+        outcome: Result<Applied, RequestError>,
+    },
+    AnswerRead {
+        seq: u64,
+        index: LogIndex,
+    },
+    /// Readers may see this from now on. Comes before the answers of the commands that it includes.
+    Visible {
+        index: LogIndex,
+        revision: Revision,
+        term: Term,
+    },
+    /// For the log loop.
+    Applied {
+        index: LogIndex,
+    },
+    Installed {
+        point: SnapshotPoint,
+        members: MemberList,
+    },
+    /// For the checkpoint stage.
+    Checkpoint {
+        frozen: Frozen,
+        point: SnapshotPoint,
+        membership: Membership,
+    },
+    Failed {
+        reason: String,
+    },
+}

@@ -1,0 +1,333 @@
+//! The transfer stage: snapshots to and from peers, file by file, in chunks that the receiver asks for.
+//!
+//! Invariants:
+//!
+//! - What is sent is one durable checkpoint, kept alive until the receiver is done or silent for too long.
+//! - A snapshot is reported fetched only after every file is here, verified and synced, under this member's identity.
+//! - The receiver has a bounded number of chunks under way, so neither side's memory grows with the snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_disk::Disk;
+use quorate_ids::{MemberId, Monotonic};
+use quorate_store::{Chunk, Export, Identity, Incoming, Pace, Store};
+
+use super::Now;
+use crate::frame::{CHUNK_BYTES_MAX, Frame, SnapshotPoint};
+
+/// Chunks that a receiver has asked for and not got.
+const CHUNKS_UNDER_WAY_MAX: usize = 8;
+/// A receiver asks again after this long without a chunk.
+const ASK_AGAIN_NANOS: u64 = 2_000_000_000;
+/// A transfer without any progress for this long is given up by either side.
+const SILENCE_NANOS_MAX: u64 = 30_000_000_000;
+
+/// What reaches the transfer stage.
+#[derive(Debug)]
+pub enum TransferInput {
+    /// Get the snapshot at `point` from `from`; an earlier fetch is dropped.
+    Fetch {
+        from: MemberId,
+        point: SnapshotPoint,
+    },
+    Frame {
+        from: MemberId,
+        frame: Frame,
+    },
+    /// The receiver is done with the snapshot.
+    Close {
+        to: MemberId,
+        point: SnapshotPoint,
+    },
+    /// A fetched generation is not needed.
+    Discard {
+        generation: u64,
+    },
+    /// The member runs on this generation now; others may go.
+    Installed {
+        generation: u64,
+    },
+}
+
+/// What the transfer stage wants done.
+#[derive(Debug)]
+pub enum TransferOutput {
+    Send { to: MemberId, frame: Frame },
+    Fetched { from: MemberId, point: SnapshotPoint, generation: u64 },
+    GaveUp { from: MemberId, point: SnapshotPoint },
+}
+
+struct Sending {
+    point: SnapshotPoint,
+    export: Export,
+    last: Monotonic,
+}
+
+struct Fetching {
+    from: MemberId,
+    point: SnapshotPoint,
+    incoming: Option<Incoming>,
+    under_way: usize,
+    progress: Monotonic,
+    asked: Monotonic,
+}
+
+/// See the module.
+pub struct TransferStage {
+    disk: Arc<dyn Disk>,
+    store: Store,
+    identity: Identity,
+    generation: u64,
+    sending: BTreeMap<MemberId, Sending>,
+    fetching: Option<Fetching>,
+    obsolete: Vec<u64>,
+    out: Vec<TransferOutput>,
+}
+
+impl TransferStage {
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, store: Store, identity: Identity, generation: u64) -> Self {
+        let obsolete = generation.checked_sub(1).filter(|before| *before > 0).into_iter().collect();
+        Self {
+            disk,
+            store,
+            identity,
+            generation,
+            sending: BTreeMap::new(),
+            fetching: None,
+            obsolete,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one input in; may read and write the disk.
+    pub fn step(&mut self, input: TransferInput, now: Now, pace: &mut dyn Pace) -> Vec<TransferOutput> {
+        let now = now.monotonic;
+        match input {
+            TransferInput::Fetch { from, point } => self.fetch(from, point, now),
+            TransferInput::Close { to, point } => {
+                if self.sending.get(&to).is_some_and(|sending| sending.point == point) {
+                    self.sending.remove(&to);
+                }
+            }
+            TransferInput::Discard { generation } => self.obsolete.push(generation),
+            TransferInput::Installed { generation } => {
+                self.obsolete.push(self.generation);
+                self.generation = generation;
+            }
+            TransferInput::Frame { from, frame } => self.frame(from, frame, now, pace),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Looks after timeouts and folders that are not needed any more.
+    pub fn tick(&mut self, now: Now) -> Vec<TransferOutput> {
+        let now = now.monotonic;
+        self.sending.retain(|_, sending| now.since(sending.last) < SILENCE_NANOS_MAX);
+        if let Some(fetching) = &mut self.fetching {
+            if now.since(fetching.progress) > SILENCE_NANOS_MAX {
+                self.give_up();
+            } else if now.since(fetching.asked) > ASK_AGAIN_NANOS {
+                fetching.under_way = 0;
+                self.ask(now);
+            }
+        }
+        let current = self.generation;
+        let fetching = self.fetching.is_some();
+        let store = &self.store;
+        self.obsolete.retain(|generation| {
+            if *generation == current {
+                return false;
+            }
+            if fetching && *generation == current + 1 {
+                return true;
+            }
+            match store.remove_generation(*generation) {
+                Ok(removed) => !removed,
+                Err(error) => {
+                    tracing::warn!(generation, %error, "an old generation of the store was not removed");
+                    false
+                }
+            }
+        });
+        std::mem::take(&mut self.out)
+    }
+
+    fn send(&mut self, to: MemberId, frame: Frame) {
+        self.out.push(TransferOutput::Send { to, frame });
+    }
+
+    fn frame(&mut self, from: MemberId, frame: Frame, now: Monotonic, pace: &mut dyn Pace) {
+        match frame {
+            Frame::SnapshotOpen { point } => self.open(from, point, now),
+            Frame::ChunkRequest { point, file, offset, len } => {
+                self.serve(from, point, file, offset, len, now)
+            }
+            Frame::SnapshotManifest { point, manifest } if self.awaits(from, point) => {
+                self.begin(&manifest, now, pace)
+            }
+            Frame::Chunk { point, file, offset, bytes } if self.awaits(from, point) => {
+                self.take_chunk(&file, offset, bytes, now, pace);
+            }
+            Frame::SnapshotGone { point } if self.awaits(from, point) => self.give_up(),
+            other => {
+                tracing::debug!(peer = %from, frame = ?std::mem::discriminant(&other), "a late frame was dropped")
+            }
+        }
+    }
+
+    // ---- sending ----
+
+    fn open(&mut self, to: MemberId, point: SnapshotPoint, now: Monotonic) {
+        let known = self.sending.get(&to).is_some_and(|sending| sending.point == point);
+        if !known {
+            let export = self.store.export();
+            let meta = export.meta();
+            if (meta.applied_index, meta.applied_term) != (point.index, point.term) {
+                self.send(to, Frame::SnapshotGone { point });
+                return;
+            }
+            tracing::info!(%to, index = %point.index, "sending a snapshot");
+            self.sending.insert(to, Sending { point, export, last: now });
+        }
+        let sending = self.sending.get_mut(&to).expect("just inserted");
+        sending.last = now;
+        let manifest = sending.export.manifest();
+        self.send(to, Frame::SnapshotManifest { point, manifest });
+    }
+
+    fn serve(
+        &mut self,
+        to: MemberId,
+        point: SnapshotPoint,
+        file: String,
+        offset: u64,
+        len: u32,
+        now: Monotonic,
+    ) {
+        let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.point == point) else {
+            self.send(to, Frame::SnapshotGone { point });
+            return;
+        };
+        sending.last = now;
+        let len = (len as usize).min(CHUNK_BYTES_MAX);
+        match sending.export.read_chunk(&file, offset, len) {
+            Ok(chunk) => self.send(to, Frame::Chunk { point, file, offset, bytes: chunk.bytes }),
+            Err(error) => {
+                tracing::warn!(%to, file, offset, %error, "a snapshot's file can't be read; the transfer ends");
+                self.sending.remove(&to);
+                self.send(to, Frame::SnapshotGone { point });
+            }
+        }
+    }
+
+    // ---- receiving ----
+
+    fn awaits(&self, from: MemberId, point: SnapshotPoint) -> bool {
+        self.fetching.as_ref().is_some_and(|fetching| fetching.from == from && fetching.point == point)
+    }
+
+    fn fetch(&mut self, from: MemberId, point: SnapshotPoint, now: Monotonic) {
+        self.fetching =
+            Some(Fetching { from, point, incoming: None, under_way: 0, progress: now, asked: now });
+        self.send(from, Frame::SnapshotOpen { point });
+    }
+
+    fn begin(&mut self, manifest: &[u8], now: Monotonic, pace: &mut dyn Pace) {
+        let generation = self.generation + 1;
+        let Some(fetching) = &mut self.fetching else { return };
+        if fetching.incoming.is_some() {
+            return;
+        }
+        self.obsolete.retain(|obsolete| *obsolete != generation);
+        match Incoming::begin(self.disk.clone(), self.identity, generation, manifest) {
+            Ok(incoming) => {
+                let complete = incoming.missing().1.is_empty();
+                fetching.incoming = Some(incoming);
+                fetching.progress = now;
+                if complete {
+                    self.finish(pace);
+                } else {
+                    self.ask(now);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a snapshot can't be received");
+                self.obsolete.push(generation);
+                self.give_up();
+            }
+        }
+    }
+
+    /// Asks for what is missing, as much as may be under way.
+    fn ask(&mut self, now: Monotonic) {
+        let Some(fetching) = &mut self.fetching else { return };
+        fetching.asked = now;
+        let (from, point) = (fetching.from, fetching.point);
+        let Some(incoming) = &mut fetching.incoming else {
+            self.send(from, Frame::SnapshotOpen { point });
+            return;
+        };
+        let (mut offset, missing) = incoming.missing();
+        let mut requests = Vec::new();
+        for file in missing {
+            while offset < file.len && requests.len() < CHUNKS_UNDER_WAY_MAX {
+                let len = (file.len - offset).min(CHUNK_BYTES_MAX as u64) as u32;
+                requests.push(Frame::ChunkRequest { point, file: file.name.clone(), offset, len });
+                offset += u64::from(len);
+            }
+            offset = 0;
+        }
+        fetching.under_way = requests.len();
+        for request in requests {
+            self.send(from, request);
+        }
+    }
+
+    fn take_chunk(&mut self, file: &str, offset: u64, bytes: Bytes, now: Monotonic, pace: &mut dyn Pace) {
+        let Some(fetching) = &mut self.fetching else { return };
+        let Some(incoming) = &mut fetching.incoming else { return };
+        let (wanted_offset, missing) = incoming.missing();
+        if missing.first().is_none_or(|first| first.name != file) || wanted_offset != offset {
+            // What was asked for twice, or follows a chunk that was lost: the next asking sorts it out.
+            return;
+        }
+        let crc = crc32c::crc32c(&bytes);
+        if let Err(error) = incoming.write_chunk(file, &Chunk { offset, bytes, crc }, pace) {
+            tracing::warn!(file, offset, %error, "a snapshot's chunk was refused");
+            self.give_up();
+            return;
+        }
+        fetching.progress = now;
+        fetching.under_way = fetching.under_way.saturating_sub(1);
+        if incoming.missing().1.is_empty() {
+            self.finish(pace);
+        } else if fetching.under_way == 0 {
+            self.ask(now);
+        }
+    }
+
+    fn finish(&mut self, pace: &mut dyn Pace) {
+        let Some(mut fetching) = self.fetching.take() else { return };
+        let (from, point) = (fetching.from, fetching.point);
+        let generation = self.generation + 1;
+        let verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
+        match verified {
+            Some(Ok(())) => self.out.push(TransferOutput::Fetched { from, point, generation }),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a snapshot did not verify; it is thrown away");
+                self.obsolete.push(generation);
+                self.out.push(TransferOutput::GaveUp { from, point });
+            }
+            None => self.out.push(TransferOutput::GaveUp { from, point }),
+        }
+    }
+
+    fn give_up(&mut self) {
+        if let Some(fetching) = self.fetching.take() {
+            self.out.push(TransferOutput::GaveUp { from: fetching.from, point: fetching.point });
+        }
+    }
+}

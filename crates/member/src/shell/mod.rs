@@ -1,0 +1,18 @@
+//! The thin shell of threads around the stages: it moves inputs and outputs, and knows the time.
+//!
+//! Threads of a member: `quorate-log` (the log loop), `quorate-wal` (the log writer), `quorate-apply`,
+//! `quorate-store` (checkpoints), `quorate-xfer` (snapshots to and from peers), `quorate-peers` (TCP), and a few
+//! `quorate-read` for cold bodies. A panic in one of them fails this member and nothing else.
+
+mod book;
+mod inbox;
+mod pool;
+mod start;
+mod threads;
+mod transport;
+mod urls;
+
+pub use book::PeerBook;
+pub(crate) use inbox::{Full, Inbox};
+pub(crate) use pool::Pool;
+pub use start::{Running, StartError, Stopped, start};

@@ -1,0 +1,485 @@
+//! Starting and stopping a member.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use quorate_disk::{Disk, MemoryDisk, RealDisk};
+use quorate_ids::Incarnation;
+use quorate_models::keys::watch::Feed;
+use quorate_wal::Wal;
+use tokio::sync::watch;
+
+use super::book::PeerBook;
+use super::inbox::Inbox;
+use super::pool::Pool;
+use super::threads::{self, Clock, Links};
+use super::transport::{self, Transport};
+use crate::config::{Config, InitialState};
+use crate::core::{CheckpointRule, Founding, LogInput, LogLoopConfig, OpenConfig, OpenError, Stages, open};
+use crate::handle::{Handle, Identity, Shared, Status, Visible, Waiting};
+use crate::membership::{Member, MemberList, MembershipRequest, cluster_id, member_id};
+use crate::metrics::Metrics;
+
+/// Requests and frames that may wait for the log loop.
+const INBOX_MAX: usize = 16 * 1024;
+/// Threads that read cold bodies.
+const READ_THREADS: usize = 2;
+/// How long a joiner goes on asking the peers who the members are.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a member did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the initial cluster does not name this member: no entry {name}={urls}")]
+    NotInCluster { name: String, urls: String },
+    #[error(
+        "the data folder belongs to member {found_member} ({found_name}) of cluster {found_cluster}, not to {name}: point each member at its own folder"
+    )]
+    OtherMember {
+        found_name: String,
+        found_member: quorate_ids::MemberId,
+        found_cluster: quorate_ids::ClusterId,
+        name: String,
+    },
+    #[error("no peer of the initial cluster told who the members are: {last}")]
+    NoPeers { last: String },
+    #[error("the cluster has no member with the peer URLs {urls}: add it first (member add), then start it")]
+    NotAdded { urls: String },
+    #[error("this data folder is in use by another process")]
+    InUse,
+}
+
+/// Why a member is no longer running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to.
+    Asked,
+    /// It was removed from the cluster.
+    Removed,
+    /// It can't go on; the reason says why.
+    Failed { reason: String },
+}
+
+/// A running member. Dropping it stops it without handing leadership on.
+pub struct Running {
+    handle: Handle,
+    links: Option<Arc<Links>>,
+    threads: Vec<JoinHandle<()>>,
+    peer_addrs: Vec<SocketAddr>,
+    stopped: watch::Receiver<Option<Stopped>>,
+    stop_patience: Duration,
+    _lock: Option<FolderLock>,
+}
+
+/// Starts a member: binds its peer listeners, opens its data, starts its threads. Returns before a leader is known.
+/// It may block for the disk, and for peers where it has to join a cluster.
+pub fn start(mut config: Config) -> Result<Running, StartError> {
+    let listeners = transport::bind(&config.listen_peer)
+        .map_err(|source| StartError::Io { what: "the peer port is not available".to_owned(), source })?;
+    let peer_addrs: Vec<SocketAddr> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    if config.advertise_peer_urls.is_empty() {
+        config.advertise_peer_urls = peer_addrs.iter().map(|addr| format!("http://{addr}")).collect();
+    }
+    if config.initial_cluster.is_empty() {
+        let own = config.advertise_peer_urls.iter().map(|url| (config.name.clone(), url.clone()));
+        config.initial_cluster = own.collect();
+    }
+    let (wal_disk, disk, lock) = disks(&config)?;
+    let clock = Clock::start();
+    let feed = Arc::new(Feed::new(quorate_ids::Revision(1), config.feed_bytes_max));
+    let open_config = open_config(&config);
+    if config.give_up_data {
+        give_up_data(&config, &wal_disk, &open_config)?;
+    }
+    let founding = founding(&config, &wal_disk, &open_config)?;
+    let stages = open(&wal_disk, &disk, open_config, founding.as_ref(), feed.clone(), clock.now())?;
+    check_owner(&config, &stages)?;
+    if let Some(cut) = &stages.cut_tail {
+        tracing::warn!(
+            at = cut,
+            "a torn tail of the log was cut: what was written when the member stopped was not acknowledged"
+        );
+    }
+    let book =
+        PeerBook::open(disk).map_err(|source| StartError::Io { what: "the peer book".to_owned(), source })?;
+    run(config, stages, listeners, peer_addrs, book, feed, clock, lock)
+}
+
+type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, Option<FolderLock>);
+
+fn disks(config: &Config) -> Result<Disks, StartError> {
+    let Some(data_dir) = &config.data_dir else {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        return Ok((disk.clone(), disk, None));
+    };
+    let real = |path: &PathBuf| -> Result<Arc<dyn Disk>, StartError> {
+        let disk = RealDisk::new(path)
+            .map_err(|source| StartError::Io { what: format!("the folder {}", path.display()), source })?;
+        Ok(Arc::new(disk))
+    };
+    let disk = real(data_dir)?;
+    let lock = FolderLock::take(data_dir)?;
+    let wal_disk = config.wal_dir.as_ref().map_or_else(|| Ok(disk.clone()), real)?;
+    Ok((wal_disk, disk, Some(lock)))
+}
+
+/// Keeps a second process out of a data folder, for as long as it lives.
+struct FolderLock {
+    _file: std::fs::File,
+}
+
+impl FolderLock {
+    fn take(folder: &std::path::Path) -> Result<Self, StartError> {
+        let path = folder.join("lock");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|source| StartError::Io { what: path.display().to_string(), source })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse),
+            Err(std::fs::TryLockError::Error(source)) => {
+                Err(StartError::Io { what: path.display().to_string(), source })
+            }
+        }
+    }
+}
+
+fn open_config(config: &Config) -> OpenConfig {
+    const TICKS_PER_HEARTBEAT: u32 = 1;
+    let tick = config.heartbeat_interval;
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let election_ticks = (config.election_timeout.as_nanos() / tick.as_nanos().max(1)).max(2);
+    let start = random_u64();
+    let placeholder = Identity {
+        cluster: quorate_ids::ClusterId::ZERO,
+        member: quorate_ids::MemberId(1),
+        incarnation: Incarnation::ZERO,
+    };
+    let mut consensus = quorate_consensus::Config::new(placeholder.member, random_u64());
+    consensus.election_timeout_ticks = usize::try_from(election_ticks).unwrap_or(usize::MAX);
+    consensus.heartbeat_ticks = TICKS_PER_HEARTBEAT as usize;
+    consensus.pre_vote = config.pre_vote;
+    OpenConfig {
+        wal: quorate_wal::Config {
+            segment_size_bytes: config.wal_segment_bytes,
+            ..quorate_wal::Config::default()
+        },
+        store: config.store.clone(),
+        consensus,
+        log_loop: LogLoopConfig {
+            identity: placeholder,
+            start,
+            tick_nanos: nanos(tick),
+            election_timeout_nanos: nanos(config.election_timeout),
+            proposals_max: 16 * 1024,
+            proposal_bytes_max: 64 * 1024 * 1024,
+            reads_max: 64 * 1024,
+            request_timeout_nanos: nanos(config.request_timeout()),
+            apply_lag_entries_max: 5000,
+            apply_lag_bytes_max: 64 * 1024 * 1024,
+            log_retained_bytes: config.log_retained_bytes,
+            learners_max: config.learners_max,
+            strict_membership: config.strict_membership,
+        },
+        checkpoint: CheckpointRule {
+            front_bytes: config.store.front_bytes_max / 2,
+            entries: config.checkpoint_entries,
+        },
+    }
+}
+
+fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher keys come from the operating system's generator.
+    let one = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let two = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    (one ^ two.rotate_left(32)).max(1)
+}
+
+/// Removes the log and every generation of the store; the peer book stays.
+fn give_up_data(config: &Config, wal_disk: &Arc<dyn Disk>, open: &OpenConfig) -> Result<(), StartError> {
+    tracing::warn!("giving up this member's log and store, as asked: it returns as a new incarnation");
+    Wal::remove(wal_disk.clone(), open.wal.clone()).map_err(OpenError::from)?;
+    let Some(data_dir) = &config.data_dir else { return Ok(()) };
+    let failed = |source| StartError::Io { what: format!("giving up {}", data_dir.display()), source };
+    for entry in std::fs::read_dir(data_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_store = entry.file_name().to_str().is_some_and(|name| name.starts_with("store-"));
+        if is_store {
+            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// What an empty folder becomes; `None` where there is data, or where there is nothing to go by.
+fn founding(
+    config: &Config,
+    wal_disk: &Arc<dyn Disk>,
+    open: &OpenConfig,
+) -> Result<Option<Founding>, StartError> {
+    let exists = Wal::exists(wal_disk.as_ref(), &open.wal)
+        .map_err(|source| StartError::Io { what: "the log's folder".to_owned(), source })?;
+    let incarnation = Incarnation(random_u64());
+    if config.initial_state == InitialState::Existing {
+        return if exists { Ok(None) } else { join(config, incarnation).map(Some) };
+    }
+    let mut members: Vec<Member> = Vec::new();
+    for (name, url) in &config.initial_cluster {
+        match members.iter_mut().find(|member| member.name == *name) {
+            Some(member) => member.peer_urls.push(url.clone()),
+            None => {
+                members.push(Member { name: name.clone(), peer_urls: vec![url.clone()], ..Member::default() })
+            }
+        }
+    }
+    for member in &mut members {
+        member.id = member_id(&member.peer_urls, &config.initial_cluster_token, None);
+    }
+    let me = members.iter().find(|member| member.name == config.name);
+    let Some(me) = me.map(|member| member.id) else {
+        if exists {
+            return Ok(None);
+        }
+        return Err(StartError::NotInCluster {
+            name: config.name.clone(),
+            urls: config.advertise_peer_urls.join(","),
+        });
+    };
+    let cluster = cluster_id(members.iter().map(|member| member.id));
+    let identity = Identity { cluster, member: me, incarnation };
+    Ok(Some(Founding::Found { identity, members: MemberList::founded_by(members) }))
+}
+
+/// Asks the running cluster which member this is.
+fn join(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Io { what: "joining".to_owned(), source })?;
+    let peers: Vec<String> = config
+        .initial_cluster
+        .iter()
+        .filter(|(_, url)| !config.advertise_peer_urls.contains(url))
+        .map(|(_, url)| url.clone())
+        .collect();
+    let deadline = Instant::now() + JOIN_PATIENCE;
+    let mut last = "the initial cluster names no other member".to_owned();
+    while Instant::now() < deadline {
+        for url in &peers {
+            match runtime.block_on(transport::ask_members(std::slice::from_ref(url))) {
+                Ok((cluster, members)) => {
+                    let me = members.iter().find(|member| {
+                        member.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url))
+                    });
+                    let Some(me) = me.map(|member| member.id) else {
+                        return Err(StartError::NotAdded { urls: config.advertise_peer_urls.join(",") });
+                    };
+                    let identity = Identity { cluster, member: me, incarnation };
+                    return Ok(Founding::Join { identity, members });
+                }
+                Err(error) => last = format!("{url}: {error}"),
+            }
+        }
+        if peers.is_empty() {
+            break;
+        }
+        std::thread::sleep(JOIN_PAUSE);
+    }
+    Err(StartError::NoPeers { last })
+}
+
+/// Refuses a folder that another member of the cluster, or another cluster, left behind.
+fn check_owner(config: &Config, stages: &Stages) -> Result<(), StartError> {
+    let Some(owner) = stages.members.get(stages.identity.member) else { return Ok(()) };
+    let same = owner.name.is_empty() || owner.name == config.name;
+    let renamed = stages.members.iter().all(|member| member.name != config.name)
+        && owner.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url));
+    if same && owner.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url)) || renamed {
+        return Ok(());
+    }
+    // A member whose addresses moved keeps its name.
+    if same && config.initial_cluster.iter().any(|(name, _)| *name == owner.name) && !owner.name.is_empty() {
+        let known_here = config
+            .initial_cluster
+            .iter()
+            .filter(|(name, _)| stages.members.iter().any(|member| member.name == *name));
+        if known_here.count() == config.initial_cluster.len() {
+            return Ok(());
+        }
+    }
+    Err(StartError::OtherMember {
+        found_name: owner.name.clone(),
+        found_member: stages.identity.member,
+        found_cluster: stages.identity.cluster,
+        name: config.name.clone(),
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn run(
+    config: Config,
+    stages: Stages,
+    listeners: Vec<std::net::TcpListener>,
+    peer_addrs: Vec<SocketAddr>,
+    book: PeerBook,
+    feed: Arc<Feed>,
+    clock: Clock,
+    lock: Option<FolderLock>,
+) -> Result<Running, StartError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    let metrics = Arc::new(Metrics::new());
+    let inbox = Arc::new(Inbox::new(INBOX_MAX));
+    let transport = Transport::start(stages.identity, book, listeners, inbox.clone(), metrics.clone())
+        .map_err(io("starting the peer thread"))?;
+    transport.set_members(&stages.members);
+    let visible = watch::Sender::new(Visible::default());
+    let shared = Arc::new(Shared {
+        identity: stages.identity,
+        store: stages.store.clone(),
+        feed,
+        metrics,
+        inbox,
+        pool: Pool::start("quorate-read", READ_THREADS).map_err(io("starting the read threads"))?,
+        sequence: AtomicU64::new(1),
+        waiting: Mutex::new(Waiting::default()),
+        status: RwLock::new(Status::default()),
+        members: RwLock::new(Arc::new(stages.members.to_vec())),
+        visible,
+        request_timeout: config.request_timeout(),
+        request_bytes_max: config.request_bytes_max,
+    });
+    if let crate::core::ApplyOutput::Visible { index, revision, term } = stages.apply.visible() {
+        shared.visible.send_replace(Visible { index, revision, term });
+    }
+    let (stopped_sender, stopped) = watch::channel(None);
+    let links = Arc::new(Links {
+        shared: shared.clone(),
+        clock,
+        apply: Arc::new(Inbox::new(usize::MAX)),
+        transfer: Arc::new(Inbox::new(usize::MAX)),
+        transport,
+        stopping: AtomicBool::new(false),
+        may_stop: AtomicBool::new(false),
+        stopped: stopped_sender,
+        background_bytes_per_second: config.background_bytes_per_second,
+    });
+    let (batches, to_write) = mpsc::channel();
+    let (fronts, to_checkpoint) = mpsc::channel();
+    let Stages { log_loop, log_writer, apply, checkpoint, transfer, .. } = stages;
+    let mut running = Running {
+        handle: Handle { shared },
+        links: Some(links.clone()),
+        threads: Vec::new(),
+        peer_addrs,
+        stopped,
+        stop_patience: 2 * config.election_timeout + Duration::from_millis(500),
+        _lock: lock,
+    };
+    let failed = || io("starting a member thread");
+    running.threads.extend([
+        threads::spawn("quorate-wal", &links, move |l| threads::run_writer(l, log_writer, &to_write))
+            .map_err(failed())?,
+        threads::spawn("quorate-store", &links, move |l| {
+            threads::run_checkpoints(l, checkpoint, &to_checkpoint)
+        })
+        .map_err(failed())?,
+        threads::spawn("quorate-xfer", &links, move |l| threads::run_transfers(l, transfer))
+            .map_err(failed())?,
+        threads::spawn("quorate-apply", &links, move |l| threads::run_apply(l, apply, &fronts))
+            .map_err(failed())?,
+        threads::spawn("quorate-log", &links, move |l| threads::run_log(l, log_loop, &batches))
+            .map_err(failed())?,
+    ]);
+    Ok(running)
+}
+
+impl Running {
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where the member listens for peers; the real ports where 0 was asked for.
+    #[must_use]
+    pub fn peer_addrs(&self) -> Vec<SocketAddr> {
+        self.peer_addrs.clone()
+    }
+
+    /// Changes to `Some` when the member stops by itself, with the reason.
+    #[must_use]
+    pub fn stopped(&self) -> watch::Receiver<Option<Stopped>> {
+        self.stopped.clone()
+    }
+
+    /// Makes this member known under its name and client URLs, if the list says otherwise. Call it once it is ready.
+    pub async fn publish(
+        &self,
+        name: &str,
+        client_urls: &[String],
+    ) -> Result<(), crate::handle::RequestError> {
+        let id = self.handle.identity().member;
+        let known = self
+            .handle
+            .members()
+            .iter()
+            .any(|member| member.id == id && member.name == name && member.client_urls == client_urls);
+        if known {
+            return Ok(());
+        }
+        let request =
+            MembershipRequest::Publish { id, name: name.to_owned(), client_urls: client_urls.to_vec() };
+        self.handle.change_membership(request).await.map(|_| ())
+    }
+
+    /// Stops the member: hands leadership on if it leads and someone can take it, ends its threads, closes its files.
+    /// Takes a bounded time, with or without a majority.
+    pub fn stop(mut self) {
+        if let Some(links) = &self.links {
+            links.shared.inbox.report(LogInput::Stop);
+            let deadline = Instant::now() + self.stop_patience;
+            while !links.may_stop.load(Ordering::Acquire) && Instant::now() < deadline && !self.has_ended() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.end();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.stopped.borrow().is_some()
+    }
+
+    fn end(&mut self) {
+        let Some(links) = self.links.take() else { return };
+        links.stopping.store(true, Ordering::Release);
+        links.shared.inbox.report(LogInput::Stop);
+        for thread in self.threads.drain(..) {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+        let mut status = links.shared.status.write().unwrap_or_else(PoisonError::into_inner);
+        status.failed.get_or_insert_with(|| "the member stopped".to_owned());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

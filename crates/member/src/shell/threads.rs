@@ -1,0 +1,378 @@
+//! The threads, one a stage.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use quorate_ids::{LogIndex, Monotonic, WallTime};
+use quorate_store::Pace;
+
+use super::inbox::Inbox;
+use super::transport::Transport;
+use crate::core::{
+    ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LogBatch,
+    LogInput, LogLoop, LogOutput, LogWriter, Now, TransferInput, TransferOutput, TransferStage,
+};
+use crate::frame::Lane;
+use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
+
+/// How long a stage waits between tries while the disk is full.
+const SPACE_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// An idle log is marked after this long.
+const MARK_AFTER: Duration = Duration::from_millis(500);
+/// Between looks at background work when there was none.
+const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
+/// Between pieces of background work, so that it never takes a core for itself.
+const BACKGROUND_STEP_PAUSE: Duration = Duration::from_millis(1);
+/// The transfer stage looks after its timeouts this often.
+const TRANSFER_TICK: Duration = Duration::from_millis(100);
+
+/// What reaches the apply thread.
+pub enum ApplyNote {
+    Input(ApplyInput),
+    CheckpointDone(Option<LogIndex>),
+}
+
+/// What the threads of one member share.
+pub struct Links {
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub apply: Arc<Inbox<ApplyNote>>,
+    pub transfer: Arc<Inbox<TransferInput>>,
+    pub transport: Transport,
+    pub stopping: AtomicBool,
+    pub may_stop: AtomicBool,
+    pub stopped: tokio::sync::watch::Sender<Option<super::Stopped>>,
+    pub background_bytes_per_second: u64,
+}
+
+/// A monotonic clock that starts at 1 s, and the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    zero: Instant,
+}
+
+impl Clock {
+    #[must_use]
+    pub fn start() -> Self {
+        Self { zero: Instant::now() }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Now {
+        let elapsed = self.zero.elapsed() + Duration::from_secs(1);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Now { monotonic: Monotonic(nanos(elapsed)), wall: WallTime(nanos(wall)) }
+    }
+
+    /// How long until `at`.
+    fn until(&self, at: Monotonic) -> Duration {
+        Duration::from_nanos(at.since(self.now().monotonic))
+    }
+}
+
+impl Links {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, reason: String) {
+        self.shared.inbox.report(LogInput::Failed { reason });
+    }
+
+    /// Answers everything that still waits; nothing will come for it any more.
+    fn give_up_waiting(&self, reason: &str) {
+        let Waiting { proposals, reads } = std::mem::take(&mut *self.waiting());
+        let error = || RequestError::Stopped { reason: reason.to_owned() };
+        for answer in proposals.into_values() {
+            let _ = answer.send(Err(error()));
+        }
+        for answer in reads.into_values() {
+            let _ = answer.send(Err(error()));
+        }
+    }
+}
+
+/// Starts a thread whose panic fails this member and nothing else.
+pub fn spawn(
+    name: &str,
+    links: &Arc<Links>,
+    body: impl FnOnce(&Arc<Links>) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let links = links.clone();
+    let stage = name.to_owned();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(|| body(&links))).is_err() {
+            let reason = format!("the thread {stage} hit a defect; see the panic message above");
+            links.fail(reason.clone());
+            let mut status = links.shared.status.write().unwrap_or_else(PoisonError::into_inner);
+            status.failed = Some(reason.clone());
+            drop(status);
+            links.give_up_waiting(&reason);
+            let _ = links.stopped.send(Some(super::Stopped::Failed { reason }));
+        }
+    })
+}
+
+// ---- the log loop ----
+
+/// Runs the log loop until the member stops.
+pub fn run_log(links: &Arc<Links>, mut log: LogLoop, writer: &mpsc::Sender<LogBatch>) {
+    let mut inputs = Vec::new();
+    while !links.is_stopping() {
+        let outputs = log.turn(links.clock.now());
+        for output in outputs {
+            log_output(links, output, writer);
+        }
+        links.shared.inbox.take(&mut inputs, links.clock.until(log.next_turn()));
+        let now = links.clock.now();
+        for input in inputs.drain(..) {
+            log.step(input, now);
+        }
+    }
+    links.give_up_waiting("the member stopped");
+}
+
+fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>) {
+    let shared = &links.shared;
+    match output {
+        LogOutput::Send { to, lane, frame } => links.transport.send(to, lane, frame),
+        LogOutput::Write(batch) => {
+            // The writer lives as long as this loop; if it died it has reported why.
+            let _ = writer.send(batch);
+        }
+        LogOutput::Apply(input) => links.apply.report(ApplyNote::Input(input)),
+        LogOutput::Transfer(input) => links.transfer.report(input),
+        LogOutput::Refuse { seq, error } => {
+            shared.metrics.proposals_failed.inc();
+            if let Some(answer) = links.waiting().proposals.remove(&seq) {
+                let _ = answer.send(Err(error));
+            }
+        }
+        LogOutput::RefuseRead { seq, error } => {
+            if let Some(answer) = links.waiting().reads.remove(&seq) {
+                let _ = answer.send(Err(error));
+            }
+        }
+        LogOutput::Status(status) => {
+            let metrics = &shared.metrics;
+            metrics.has_leader.set(i64::from(status.leader.is_some()));
+            metrics.is_leader.set(i64::from(status.is_leader));
+            metrics.is_learner.set(i64::from(status.is_learner));
+            metrics.proposals_committed.set(i64::try_from(status.committed.0).unwrap_or(i64::MAX));
+            metrics.proposals_applied.set(i64::try_from(status.applied.0).unwrap_or(i64::MAX));
+            let mut said = shared.status.write().unwrap_or_else(PoisonError::into_inner);
+            if status.leader.is_some() && said.leader != status.leader {
+                metrics.leader_changes_seen.inc();
+            }
+            if let Some(reason) = status.failed.clone().filter(|_| said.failed.is_none()) {
+                let _ = links.stopped.send(Some(super::Stopped::Failed { reason }));
+            }
+            *said = status;
+        }
+        LogOutput::Members(list) => {
+            *shared.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list.to_vec());
+            links.transport.set_members(&list);
+        }
+        LogOutput::MayStop => links.may_stop.store(true, Ordering::Release),
+        LogOutput::Removed => {
+            let _ = links.stopped.send(Some(super::Stopped::Removed));
+        }
+    }
+}
+
+// ---- the log writer ----
+
+/// Writes batches until the log loop is gone.
+pub fn run_writer(links: &Arc<Links>, mut writer: LogWriter, batches: &mpsc::Receiver<LogBatch>) {
+    loop {
+        let report =
+            match batches.recv_timeout(if writer.is_stuck() { SPACE_RETRY_PAUSE } else { MARK_AFTER }) {
+                Ok(batch) => {
+                    let started = Instant::now();
+                    let report = writer.step(batch);
+                    links.shared.metrics.wal_fsync_seconds.observe(started.elapsed().as_secs_f64());
+                    Some(report)
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if writer.is_stuck() => writer.retry(),
+                Err(mpsc::RecvTimeoutError::Timeout) => writer.idle(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+        if let Some(report) = report {
+            links.shared.inbox.report(report);
+        }
+    }
+}
+
+// ---- the apply stage ----
+
+/// Applies until the member stops.
+pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::Sender<CheckpointInput>) {
+    let mut notes = Vec::new();
+    while !links.is_stopping() {
+        let patience = if stage.has_work() {
+            Duration::ZERO
+        } else if stage.has_background_work() {
+            stage.background();
+            BACKGROUND_STEP_PAUSE
+        } else {
+            BACKGROUND_PAUSE
+        };
+        links.apply.take(&mut notes, patience);
+        for note in notes.drain(..) {
+            match note {
+                ApplyNote::Input(input) => stage.step(input),
+                ApplyNote::CheckpointDone(durable) => stage.checkpoint_done(durable),
+            }
+        }
+        let outputs = stage.work();
+        apply_outputs(links, outputs, checkpoints);
+    }
+}
+
+fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::Sender<CheckpointInput>) {
+    let mut answers: Vec<(u64, Result<Applied, RequestError>)> = Vec::new();
+    let mut reads = Vec::new();
+    for output in outputs {
+        match output {
+            ApplyOutput::Answer { seq, outcome } => answers.push((seq, outcome)),
+            ApplyOutput::AnswerRead { seq, index } => reads.push((seq, index)),
+            ApplyOutput::Visible { index, revision, term } => {
+                links.shared.visible.send_replace(Visible { index, revision, term });
+            }
+            ApplyOutput::Applied { index } => links.shared.inbox.report(LogInput::Applied { index }),
+            ApplyOutput::Installed { point, members } => {
+                links.shared.inbox.report(LogInput::Installed { point, members });
+            }
+            ApplyOutput::Checkpoint { frozen, point, membership } => {
+                let _ = checkpoints.send(CheckpointInput { frozen, point, membership });
+            }
+            ApplyOutput::Failed { reason } => links.fail(reason),
+        }
+    }
+    if answers.is_empty() && reads.is_empty() {
+        return;
+    }
+    // One lock for the whole batch; the wake-ups happen outside of it.
+    let mut waiting = links.waiting();
+    let answers: Vec<_> = answers
+        .into_iter()
+        .filter_map(|(seq, outcome)| Some((waiting.proposals.remove(&seq)?, outcome)))
+        .collect();
+    let reads: Vec<_> =
+        reads.into_iter().filter_map(|(seq, index)| Some((waiting.reads.remove(&seq)?, index))).collect();
+    drop(waiting);
+    for (answer, outcome) in answers {
+        let _ = answer.send(outcome);
+    }
+    for (answer, index) in reads {
+        let _ = answer.send(Ok(index));
+    }
+}
+
+// ---- checkpoints ----
+
+/// Slows background writing down to a steady rate.
+struct SteadyPace {
+    bytes_per_second: u64,
+}
+
+/// Where O_DIRECT is refused, writing back dirty pages disturbs the log more: a fifth of the rate.
+const BUFFERED_SLOWDOWN: u64 = 5;
+
+impl Pace for SteadyPace {
+    fn wrote(&mut self, bytes: usize, direct: bool) {
+        let rate = if direct { self.bytes_per_second } else { self.bytes_per_second / BUFFERED_SLOWDOWN };
+        if rate > 0 {
+            std::thread::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64));
+        }
+    }
+}
+
+/// Writes checkpoints until the apply stage is gone.
+pub fn run_checkpoints(
+    links: &Arc<Links>,
+    mut stage: CheckpointStage,
+    fronts: &mpsc::Receiver<CheckpointInput>,
+) {
+    step_back();
+    let mut pace = SteadyPace { bytes_per_second: links.background_bytes_per_second };
+    let mut more = false;
+    loop {
+        let patience = if stage.is_stuck() {
+            SPACE_RETRY_PAUSE
+        } else if more {
+            BACKGROUND_STEP_PAUSE
+        } else {
+            BACKGROUND_PAUSE
+        };
+        let started = Instant::now();
+        let outcome = match fronts.recv_timeout(patience) {
+            Ok(front) => Some(stage.step(front, &mut pace)),
+            Err(mpsc::RecvTimeoutError::Timeout) if stage.is_stuck() => stage.retry(&mut pace),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                match stage.background(&mut pace) {
+                    Ok(left) => more = left,
+                    Err(reason) => links.fail(format!("background work on the store failed: {reason}")),
+                }
+                None
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
+        match outcome {
+            Some(CheckpointOutput::Durable { point, membership }) => {
+                links.shared.metrics.checkpoint_seconds.observe(started.elapsed().as_secs_f64());
+                links.apply.report(ApplyNote::CheckpointDone(Some(point.index)));
+                links.shared.inbox.report(LogInput::Checkpointed { point, membership });
+            }
+            Some(CheckpointOutput::Void) => links.apply.report(ApplyNote::CheckpointDone(None)),
+            Some(CheckpointOutput::NoSpace) => tracing::warn!("no space for a checkpoint; trying again"),
+            Some(CheckpointOutput::Failed { reason }) => links.fail(format!("a checkpoint failed: {reason}")),
+            None => {}
+        }
+    }
+}
+
+/// Lets every other thread go first.
+fn step_back() {
+    const NICENESS: libc::c_int = 10;
+    // SAFETY: on Linux `who` 0 means the calling thread; the call touches no memory of ours.
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if failed != 0 {
+        tracing::debug!("background threads run at normal priority");
+    }
+}
+
+// ---- snapshots ----
+
+/// Serves and fetches snapshots until the member stops.
+pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
+    step_back();
+    let mut pace = SteadyPace { bytes_per_second: links.background_bytes_per_second };
+    let mut inputs = Vec::new();
+    while !links.is_stopping() {
+        links.transfer.take(&mut inputs, TRANSFER_TICK);
+        let mut outputs = stage.tick(links.clock.now());
+        for input in inputs.drain(..) {
+            outputs.extend(stage.step(input, links.clock.now(), &mut pace));
+        }
+        for output in outputs {
+            match output {
+                TransferOutput::Send { to, frame } => links.transport.send(to, Lane::Bulk, frame.encode()),
+                TransferOutput::Fetched { from, point, generation } => {
+                    links.shared.inbox.report(LogInput::SnapshotFetched { from, point, generation });
+                }
+                TransferOutput::GaveUp { from, point } => {
+                    links.shared.inbox.report(LogInput::SnapshotFailed { from, point });
+                }
+            }
+        }
+    }
+}
