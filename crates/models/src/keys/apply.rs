@@ -50,6 +50,8 @@ pub(super) struct Running {
     events_bytes: usize,
     /// Too many for memory, or made before a restart: watchers read this revision from HISTORY.
     events_lost: bool,
+    /// A restart came between slices: whoever asked is gone.
+    pub answer_lost: bool,
 }
 
 impl Running {
@@ -226,7 +228,7 @@ impl Keys {
             "the cursor belongs to the revision in the making"
         );
         if self.running.index != index {
-            self.running = Running { index, events_lost: true, ..Running::default() };
+            self.running = Running { index, events_lost: true, answer_lost: true, ..Running::default() };
         }
         Some(position)
     }

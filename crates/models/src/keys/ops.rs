@@ -157,6 +157,9 @@ impl Keys {
         budget: &mut usize,
     ) -> Option<OpReply> {
         let revision = position.revision();
+        if self.running.answer_lost {
+            return Some(Leaf::Range(query).blank(revision));
+        }
         let at = self.range_revision(query, revision);
         let mut resume = std::mem::take(&mut self.running.range);
         let found = resume.kvs.len();

@@ -4,3 +4,4 @@ mod machine;
 mod model;
 mod reference;
 mod scenarios;
+mod slices;
