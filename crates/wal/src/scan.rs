@@ -94,3 +94,77 @@ pub fn survey(bytes: &[u8], base: u64, from: usize, hole: u64, generation: u64, 
     }
     survey
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Content, Frame, encode_record};
+    use crate::state::State;
+    use crate::{Identity, Position};
+    use quorate_ids::{ClusterId, Incarnation, MemberId};
+
+    const SEED: u32 = 77;
+    const BASE: u64 = 1 << 20;
+    const FIRST: Position = Position(BASE + SEGMENT_HEADER_BYTES as u64);
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            segment_size_bytes: 8192,
+            identity: Identity { cluster: ClusterId(1), member: MemberId(1), incarnation: Incarnation(1) },
+            sequence: 2,
+            generation: 5,
+            base: BASE,
+            previous_end: 9000,
+            chain_crc: 123,
+            state: State::new(1),
+            first_sequence: 1,
+        }
+    }
+
+    /// A segment with one mark in it.
+    fn segment_with(frame: Frame) -> Vec<u8> {
+        let mut bytes = vec![0; 8192];
+        encode_record(
+            &mut bytes[SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 40],
+            SEED,
+            frame,
+            &Content::Mark,
+        );
+        bytes
+    }
+
+    fn follows(frame: Frame) -> bool {
+        Chain::new(&segment_with(frame), &header(), SEED).next().is_some()
+    }
+
+    const GOOD: Frame = Frame { previous_crc: 123, generation: 5, position: FIRST.0, synced: 9000 };
+
+    #[test]
+    fn a_record_continues_the_chain_only_where_all_of_its_frame_fits() {
+        assert!(follows(GOOD));
+        assert!(follows(Frame { generation: 6, ..GOOD }), "a later start");
+        assert!(!follows(Frame { generation: 4, ..GOOD }), "left behind by an earlier start");
+        assert!(!follows(Frame { previous_crc: 124, ..GOOD }), "follows another record");
+        assert!(!follows(Frame { position: FIRST.0 + 8192, ..GOOD }), "belongs elsewhere");
+        let bytes = segment_with(GOOD);
+        assert!(Chain::new(&bytes, &header(), SEED + 1).next().is_none(), "belongs to another log");
+    }
+
+    #[test]
+    fn only_a_record_at_its_own_position_that_claims_more_than_the_hole_is_a_proof() {
+        let proof = |frame: Frame, hole| {
+            survey(&segment_with(frame), BASE, SEGMENT_HEADER_BYTES, hole, 5, SEED).proof
+        };
+        assert_eq!(proof(GOOD, 8999), Some(SEGMENT_HEADER_BYTES));
+        assert_eq!(proof(GOOD, 9000), None, "claims no more than the hole");
+        assert_eq!(proof(Frame { position: FIRST.0 - 8192, ..GOOD }, 8999), None, "from an earlier use");
+    }
+
+    #[test]
+    fn a_survey_finds_the_generations_of_what_was_left_behind() {
+        let seen = survey(&segment_with(GOOD), BASE, SEGMENT_HEADER_BYTES, 9000, 4, SEED);
+        assert_eq!((seen.generation_max, seen.torn), (5, true));
+        let seen = survey(&segment_with(GOOD), BASE, SEGMENT_HEADER_BYTES, 9000, 6, SEED);
+        assert_eq!((seen.generation_max, seen.torn), (5, false), "an earlier start's cut was reported then");
+    }
+}

@@ -306,3 +306,38 @@ fn power_fails_at_every_change_of_the_disk() {
         assert_prefix(&recovered, 1, &records, acknowledged, LogIndex(45));
     }
 }
+
+/// A process dies at every change of the disk while the machine lives on: the next one sees all that was written,
+/// synced or not. What that one reports and appends must survive when later the power fails.
+#[test]
+fn a_process_dies_at_every_change_and_the_power_fails_under_the_next() {
+    for direct in [true, false] {
+        let mut at = 0;
+        loop {
+            let disk = FaultDisk::new(direct);
+            let mut wal = Wal::create(disk.shared(), small(), IDENTITY, 1).unwrap();
+            disk.fail_after_changes(at);
+            let mut records = Vec::new();
+            let died = (1..=30u64).any(|index| {
+                records.push(entry(index, 1, 1000));
+                wal.append(&records[index as usize - 1..]).is_err()
+            });
+            disk.mend();
+            let (mut wal, recovered) = open(&disk);
+            records.truncate(recovered.last_index.0 as usize);
+            let reported = open(&disk.durable()).1;
+            assert_eq!(Model::of(1, &records).difference(&reported, LogIndex::ZERO), None, "change {at}");
+            for index in records.len() as u64 + 1..=50 {
+                records.push(entry(index, 2, 1000));
+                wal.append(&records[index as usize - 1..]).unwrap();
+            }
+            let left = open(&disk.durable()).1;
+            assert_eq!(Model::of(1, &records).difference(&left, LogIndex::ZERO), None, "change {at}");
+            if !died {
+                break;
+            }
+            at += 1;
+        }
+        assert!(at > 30, "{at}");
+    }
+}

@@ -370,3 +370,30 @@ fn a_config_with_another_folder_does_not_see_the_log() {
     let crashed = disk.crashed(&mut Dice(0));
     assert!(Wal::open(crashed.shared(), config, Some(IDENTITY)).is_ok());
 }
+
+/// A crash between a segment's header and the seal of the one before leaves no seal. Then the records themselves
+/// have to prove that their segment was there.
+#[test]
+fn a_segment_that_lost_its_header_is_damage_also_where_no_seal_names_it() {
+    let disk = FaultDisk::new(true);
+    let mut wal = Wal::create(disk.shared(), small(), IDENTITY, 1).unwrap();
+    let mut index = 0;
+    while wal.stats().kept_bytes < 15_000 {
+        index += 1;
+        wal.append(&[entry(index, 1, 500)]).unwrap();
+    }
+    disk.fail_after_changes(1);
+    let failed = wal.append(&[entry(index + 1, 1, 1000)]);
+    assert!(matches!(failed, Err(WalError::Failed { .. })), "the seal's write fails");
+    let disk = disk.durable();
+    let mut wal = Wal::open(disk.shared(), small(), Some(IDENTITY)).unwrap().0;
+    assert_eq!(wal.stats().segments, 2);
+    wal.append(&[entry(index + 1, 1, 10)]).unwrap();
+    let active = disk.paths().remove(1);
+    for tamper in [&[0u8; 4096][..], &[0x55]] {
+        let tampered = disk.copy();
+        tampered.patch(&active, if tamper.len() == 1 { 100 } else { 0 }, tamper);
+        let error = open(&tampered).unwrap_err();
+        assert!(matches!(&error, WalError::Damaged { file, .. } if *file == active), "{error}");
+    }
+}
