@@ -44,6 +44,7 @@ impl HashScan {
 
     /// Hashes some more keys. Reads the disk where it must: never call it with the store's lock held.
     pub fn step(&mut self, store: &Store) -> Result<Progress, KeysError> {
+        let _pin = store.pin();
         let at = self.result.hash_revision;
         let progress = range_slice(&store.read(), &self.query, at, &mut self.resume, RANGE_SLICE_KEYS)?;
         for kv in self.resume.take_found() {

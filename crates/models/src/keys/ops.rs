@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use quorate_ids::Revision;
-use quorate_store::{Body, Location, Owners, Tables};
+use quorate_store::{BODY_BYTES_MAX, Body, Location, Owners, Tables};
 
 use super::apply::{Keys, Position};
 use super::command::{DeleteRange, Put, RangeEnd, RangeQuery};
@@ -27,6 +27,9 @@ use crate::tables::{GRAVEYARD, HISTORY, HISTORY_KEYS, KEYS};
 
 /// Cold bodies that one [`crate::Step::Need`] asks for at most.
 pub(super) const NEED_BODIES_MAX: usize = 1024;
+
+/// Key and value of one record together, in bytes: a record's body has a length in front of them.
+const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX - 10;
 
 /// One operation of a command.
 #[derive(Clone, Copy)]
@@ -74,6 +77,10 @@ impl Keys {
         if put.key.len() > USER_KEY_BYTES_MAX {
             let (len, max) = (put.key.len(), USER_KEY_BYTES_MAX);
             return Err(Blocked::Refused(KeysError::KeyTooLong { len, max }));
+        }
+        let (len, max) = (put.key.len() + put.value.len(), RECORD_BYTES_MAX);
+        if len > max {
+            return Err(Blocked::Refused(KeysError::ValueTooLong { len, max }));
         }
         if (put.ignore_value || put.ignore_lease) && tables.get(KEYS, &put.key).is_none() {
             return Err(Blocked::Refused(KeysError::KeyNotFound));
@@ -199,7 +206,7 @@ impl Keys {
             create: old.map_or(rev.main, |(old, _)| old.create),
             version: old.map_or(0, |(old, _)| old.version) + 1,
             lease: if put.ignore_lease { old_lease } else { put.lease },
-            value_len: u32::try_from(value.len()).expect("a value is smaller than 4 GiB"),
+            value_len: u32::try_from(value.len()).expect("checked against RECORD_BYTES_MAX"),
         };
         let previous = match old {
             Some((old, at)) => {

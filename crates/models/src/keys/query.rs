@@ -554,9 +554,10 @@ fn sort<E>(
 }
 
 /// A whole range: pins the visible revision (or the one asked for) and reads in slices of [`RANGE_SLICE_KEYS`].
-/// Values that are not in memory come as [`Value::At`].
+/// Values that are not in memory come as [`Value::At`]: hold a [`Store::pin`] from before the call until they are read.
 pub fn range(store: &Store, query: &RangeQuery) -> Result<RangeReply, KeysError> {
     let mut resume = RangeResume::default();
+    let _pin = store.pin();
     let mut tables = store.read();
     let current = current_revision(&tables);
     let at = resolve_revision(&tables, query.revision)?;

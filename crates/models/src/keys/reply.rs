@@ -111,6 +111,8 @@ pub enum KeysError {
     KeyNotFound,
     #[error("the key has {len} bytes; at most {max} are possible")]
     KeyTooLong { len: usize, max: usize },
+    #[error("key and value have {len} bytes; at most {max} are possible")]
+    ValueTooLong { len: usize, max: usize },
     #[error("alarm {alarm} is unknown; there are 1 (no space) and 2 (corrupt)")]
     UnknownAlarm { alarm: u8 },
     #[error("the transaction nests more than {max} transactions")]
