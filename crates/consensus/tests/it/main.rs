@@ -2,6 +2,7 @@
 
 mod elections;
 mod hostile;
+mod leadership;
 mod network;
 mod snapshots;
 mod wire;
