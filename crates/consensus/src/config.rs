@@ -84,7 +84,7 @@ impl Config {
             );
         }
         if self.message_bytes_max == 0 || self.message_bytes_max > MESSAGE_BYTES_MAX - HEADROOM_BYTES {
-            return refuse("message_bytes_max must be between 1 and 4 MiB less 64 KiB");
+            return refuse("message_bytes_max must be between 1 and 8 MiB less 64 KiB");
         }
         if self.inflight_messages_max == 0
             || self.reads_pending_max == 0
@@ -96,7 +96,7 @@ impl Config {
         }
         if self.uncommitted_bytes_max < ENTRY_BYTES_MAX || self.uncommitted_bytes_max < self.message_bytes_max
         {
-            return refuse("uncommitted_bytes_max must hold one entry of 1 MiB and one message");
+            return refuse("uncommitted_bytes_max must hold one entry of 4 MiB and one message");
         }
         if self.log_bytes_max < self.uncommitted_bytes_max {
             return refuse("log_bytes_max must be at least uncommitted_bytes_max");

@@ -49,9 +49,9 @@ pub use status::{Progress, ReplicationState, Role, Status};
 pub use validation::StepError;
 
 /// The largest data of one entry, in bytes. Larger commands travel as several entries.
-pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024 - 4096;
 /// The largest encoded message, in bytes; a longer one is refused before it is decoded.
-pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The most voters, and the most learners, that a membership may have.
 pub const MEMBERS_MAX: usize = 128;
 /// The largest term or log index that is taken from outside: leaves room to count on without overflow.

@@ -142,3 +142,20 @@ fn an_acknowledgement_or_snapshot_that_cannot_be_is_refused() {
     let without = step(&mut network, 2, wire::snapshot(1, 2, term, (last + 5, term), &[1, 3], &[]));
     assert_eq!(without, Err(StepError::SnapshotWithoutMe { id: id(2) }));
 }
+
+#[cfg(feature = "mutants")]
+#[test]
+fn the_mutants_do_what_they_are_named_for() {
+    use quorate_consensus::Mutant;
+    let mut network = Network::founding(&[1, 2, 3]);
+    let config = Config { mutant: Mutant::ForgetVote, ..Config::new(id(2), 1) };
+    network.start(config, network.member(2).disk.clone());
+    let config = Config { mutant: Mutant::CommitWithoutQuorum, ..Config::new(id(1), 1) };
+    network.start(config, network.member(1).disk.clone());
+    network.elect(1);
+    assert_eq!(network.member(2).disk.hard_state.vote, None, "the vote is lost on disk");
+    network.isolate(1);
+    network.propose(1, "a");
+    network.run();
+    assert_eq!(network.member(1).commands, ["a"], "committed by nobody else");
+}

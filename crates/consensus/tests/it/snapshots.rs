@@ -51,3 +51,30 @@ fn a_joiner_waits_for_a_snapshot_that_knows_it() {
     network.run();
     assert_eq!(network.member(4).commands, ["a"]);
 }
+
+#[test]
+fn a_snapshot_stepped_a_term_later_is_installed_and_answered_to_the_new_leader() {
+    let mut network = Network::founding(&[1, 2, 3]);
+    network.elect(1);
+    network.isolate(3);
+    network.propose(1, "a");
+    network.run();
+    network.member_mut(1).compact();
+    network.member_mut(2).compact();
+    network.member_mut(3).hold_snapshots = true;
+    network.heal();
+    network.ticks(2);
+    let held = network.member_mut(3).held.pop().expect("its data is being fetched");
+    network.consensus(1).transfer_leadership(id(2)).unwrap();
+    network.run();
+    assert_eq!(network.leader(), Some(2));
+    network.consensus(3).step(held.clone()).unwrap();
+    network.run();
+    assert_eq!(network.member(3).disk.compacted.0, LogIndex(3));
+    network.propose(2, "b");
+    network.ticks(2);
+    assert_eq!(network.member(3).commands, ["b"]);
+    network.consensus(3).step(held).unwrap();
+    let ready = network.consensus(3).ready();
+    assert!(ready.is_none_or(|ready| ready.snapshot.is_none()), "the second time it is no news");
+}
