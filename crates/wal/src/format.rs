@@ -128,6 +128,13 @@ pub struct Frame {
     pub synced: u64,
 }
 
+impl Frame {
+    /// False where no log can have written it.
+    pub fn is_sensible(&self) -> bool {
+        self.synced <= self.position && self.generation < u64::MAX
+    }
+}
+
 /// Writes a record into `out`, which must have exactly its framed length, and returns its CRC.
 pub fn encode_record(out: &mut [u8], seed: u32, frame: Frame, content: &Content<'_>) -> u32 {
     let body_bytes = content.body_bytes();

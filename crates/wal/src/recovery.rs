@@ -21,7 +21,7 @@ use crate::format::{
 use crate::scan::{Chain, survey};
 use crate::state::State;
 use crate::wal::{Kept, Parts, note};
-use crate::{CutTail, Identity, Position, Recovered, WalError};
+use crate::{CutTail, Identity, Position, Recovered, SEGMENT_SIZE_BYTES_MAX, WalError};
 
 /// A file with a header that is whole.
 struct Segment {
@@ -92,6 +92,9 @@ fn read_headers(folder: &Folder, listing: &Listing, expected: Option<Identity>) 
             // A file gets its name only at its full length.
             return Err(WalError::damaged(&file.path, file.len, "the file was cut short"));
         }
+        if file.len > SEGMENT_SIZE_BYTES_MAX {
+            return Err(WalError::Foreign { file: file.path });
+        }
         match format::decode_header(&file.read(SEGMENT_HEADER_BYTES)?) {
             HeaderBlock::Blank => found.headless.push(file),
             HeaderBlock::Broken => {
@@ -139,6 +142,7 @@ fn check_header(header: &SegmentHeader, file: &SegmentFile) -> Result<(), WalErr
     let sensible = ends.is_some()
         && header.generation > 0
         && header.generation < u64::MAX
+        && header.sequence < u64::MAX
         && (1..=header.sequence).contains(&header.first_sequence)
         && header.previous_end <= header.base
         && header.state.is_consistent();

@@ -2,7 +2,7 @@
 //! records that prove something about it.
 
 use crate::format::{
-    self, POSITION_OFFSET, RECORD_ALIGN_BYTES, RawRecord, SEGMENT_HEADER_BYTES, SegmentHeader,
+    self, Frame, POSITION_OFFSET, RECORD_ALIGN_BYTES, RawRecord, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 
 /// Follows the chain of one segment's records.
@@ -42,7 +42,7 @@ impl<'a> Iterator for Chain<'a> {
         let frame = record.frame;
         let belongs = frame.previous_crc == self.crc
             && frame.position == self.base + self.offset as u64
-            && frame.synced <= frame.position
+            && frame.is_sensible()
             && frame.generation >= self.generation;
         if !belongs {
             return None;
@@ -78,8 +78,7 @@ pub fn survey(bytes: &[u8], base: u64, from: usize, hole: u64, generation: u64, 
         if word != (base + offset as u64).to_le_bytes() {
             continue;
         }
-        let Some(frame) = format::frame_at(&bytes[offset..]).filter(|frame| frame.synced <= frame.position)
-        else {
+        let Some(frame) = format::frame_at(&bytes[offset..]).filter(Frame::is_sensible) else {
             continue;
         };
         // The start of a record whose end was torn off counts as a sign, not as a proof.
@@ -98,7 +97,7 @@ pub fn survey(bytes: &[u8], base: u64, from: usize, hole: u64, generation: u64, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Content, Frame, encode_record};
+    use crate::format::{Content, encode_record};
     use crate::state::State;
     use crate::{Identity, Position};
     use quorate_ids::{ClusterId, Incarnation, MemberId};

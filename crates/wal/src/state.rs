@@ -51,6 +51,9 @@ impl State {
                 if point.index < self.released_through {
                     return Err((point.index, "a log cannot restart before entries that were released"));
                 }
+                if point.index.0 == u64::MAX {
+                    return Err((point.index, "no entry can follow this index"));
+                }
                 self.restart = point;
                 self.store_generation = store_generation;
                 self.last_index = point.index;
@@ -74,6 +77,8 @@ impl State {
 
     /// False where the fields contradict each other.
     pub fn is_consistent(&self) -> bool {
-        self.restart.index <= self.released_through && self.released_through <= self.last_index
+        self.restart.index <= self.released_through
+            && self.released_through <= self.last_index
+            && self.last_index.0 < u64::MAX
     }
 }

@@ -148,7 +148,7 @@ impl Wal {
 
     /// Opens the log and gives back what it holds. Everything given back is durable.
     ///
-    /// Writes nothing; a torn tail is overwritten by the first append.
+    /// Removes what a crash left half made. A torn tail is overwritten by the first append.
     ///
     /// Errors: [`WalError::Missing`], [`WalError::WrongIdentity`] (where `expected` is given),
     /// [`WalError::NewerFormat`], [`WalError::Foreign`], [`WalError::Damaged`].

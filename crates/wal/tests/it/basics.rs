@@ -158,7 +158,8 @@ fn batches_that_break_a_rule_are_refused_whole() {
     let records = [entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)];
     let end = wal.append(&records).unwrap();
     wal.release(LogIndex(2)).unwrap();
-    let bad: [&[Record]; 5] = [
+    let bad: [&[Record]; 6] = [
+        &[restart(u64::MAX, 1, 2)],
         &[vote(9, 9, 9), entry(5, 1, 1)],
         &[entry(4, 1, 1), entry(6, 1, 1)],
         &[entry(2, 2, 1)],
