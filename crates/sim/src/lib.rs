@@ -14,3 +14,5 @@ pub mod network;
 pub mod oracle;
 pub mod report;
 pub mod rng;
+pub mod workload;
+pub mod world;

@@ -10,7 +10,8 @@ quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, n
 
   --seeds N       how many seeds to run (200)
   --from S        the first seed (1)
-  --world NAME    log: consensus and the write-ahead log alone
+  --world NAME    whole: members with all their stages (the default)
+                  log: consensus and the write-ahead log alone
   --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only)
   --keep-going    run on after a seed that failed
   --trace         print what happens in each seed";
@@ -29,8 +30,8 @@ fn parse() -> Result<Arguments, String> {
     let mut arguments = Arguments {
         seeds: 200,
         from: 1,
-        world: "log".to_owned(),
-        run: quorate_sim::log_world::run,
+        world: "whole".to_owned(),
+        run: quorate_sim::world::run,
         mutant: Mutant::None,
         keep_going: false,
         trace: false,
@@ -45,6 +46,7 @@ fn parse() -> Result<Arguments, String> {
             "--world" => {
                 arguments.world = value()?;
                 arguments.run = match arguments.world.as_str() {
+                    "whole" => quorate_sim::world::run,
                     "log" => quorate_sim::log_world::run,
                     other => return Err(format!("there is no world {other}")),
                 };

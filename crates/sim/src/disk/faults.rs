@@ -33,6 +33,8 @@ pub struct DiskFaults {
     pub read_flip: Ppm,
     /// Wrong answers and misplaced writes that may still happen.
     pub damage_budget: u32,
+    /// Paths that start so are spared wrong answers and misplaced writes.
+    pub damage_spares: Option<&'static str>,
     /// Bytes that the device holds; writes and preallocation beyond fail.
     pub capacity_bytes: u64,
 }
@@ -49,6 +51,7 @@ impl Default for DiskFaults {
             stale_read: Ppm(0),
             read_flip: Ppm(0),
             damage_budget: 0,
+            damage_spares: None,
             capacity_bytes: u64::MAX,
         }
     }

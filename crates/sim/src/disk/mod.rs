@@ -220,8 +220,9 @@ impl State {
         Ok(())
     }
 
-    fn damage(&mut self, chance: Ppm) -> bool {
-        let hit = self.faults.damage_budget > 0 && self.rng.chance(chance);
+    fn damage(&mut self, path: &str, chance: Ppm) -> bool {
+        let spared = self.faults.damage_spares.is_some_and(|prefix| path.starts_with(prefix));
+        let hit = !spared && self.faults.damage_budget > 0 && self.rng.chance(chance);
         self.faults.damage_budget -= u32::from(hit);
         hit
     }
@@ -293,7 +294,7 @@ impl Disk for SimDisk {
         state.inodes.get_mut(&inode).expect("a named inode exists").handles += 1;
         let (epoch, direct) = (state.epoch, mode.direct && state.allow_direct);
         let read_only = mode.read_only;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, epoch, direct, sync: mode.sync, read_only }))
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, epoch, direct, sync: mode.sync, read_only }))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
@@ -353,6 +354,8 @@ impl Disk for SimDisk {
 /// An open file of a [`SimDisk`].
 struct SimFile {
     disk: SimDisk,
+    /// Its name when it was opened.
+    path: String,
     inode: InodeId,
     epoch: u64,
     direct: bool,
@@ -414,18 +417,18 @@ impl File for SimFile {
         if buf.is_empty() {
             return Ok(());
         }
-        if state.damage(faults.stale_read) {
+        if state.damage(&self.path, faults.stale_read) {
             state.counts.stale_reads += 1;
             state.inodes[&self.inode].durable.read(buf, offset);
             return Ok(());
         }
         let mut from = offset;
-        if state.damage(faults.misdirected_read) {
+        if state.damage(&self.path, faults.misdirected_read) {
             state.counts.misdirected_reads += 1;
             from = state.rng.below(len - buf.len() as u64 + 1) / SECTOR_BYTES * SECTOR_BYTES;
         }
         state.inodes[&self.inode].view.read(buf, from);
-        if state.damage(faults.read_flip) {
+        if state.damage(&self.path, faults.read_flip) {
             state.counts.bits_flipped += 1;
             let (at, bit) = (state.rng.below(buf.len() as u64) as usize, state.rng.below(8));
             buf[at] ^= 1 << bit;
@@ -455,7 +458,7 @@ impl File for SimFile {
         }
         let mut at = offset;
         let chance = state.faults.misdirected_write;
-        if state.damage(chance) {
+        if state.damage(&self.path, chance) {
             state.counts.misdirected_writes += 1;
             at = state.rng.below(len.max(1)) / DIRECT_ALIGN_BYTES as u64 * DIRECT_ALIGN_BYTES as u64;
         }

@@ -1,0 +1,431 @@
+//! The clients: each has one request under way, and one watch over its whole life.
+//!
+//! Invariant: each request ends once, with an answer, a refusal (it did not happen), or an unknown outcome.
+
+use quorate_ids::{LogIndex, Revision};
+use quorate_member::core::LogInput;
+use quorate_member::envelope::Origin;
+use quorate_member::{Applied, ModelReply, RequestError};
+use quorate_models::ModelId;
+use quorate_models::keys::{
+    self, Event as KeyEvent, HistoryResume, KeyValue, KeysError, OpReply, RangeEnd, RangeQuery, RangeReply, Reply, Value,
+};
+use quorate_store::Store;
+
+use bytes::Bytes;
+
+use super::member::Input;
+use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
+use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
+use crate::rng::Rng;
+use crate::workload::{Mix, Wish, Wishes};
+
+/// A client waits for this long; members give up before.
+const PATIENCE_NANOS: u64 = 12 * SECOND;
+/// Operations that each member must serve after the faults ended.
+const SERVED_MIN: u64 = 5;
+/// Revisions that a watcher takes at a time.
+const WATCH_REVISIONS_MAX: usize = 50;
+
+/// What a client hears.
+pub enum Delivery {
+    Answer(Box<Applied>),
+    ReadFrom { index: LogIndex },
+    Refused(RequestError),
+    /// The member died.
+    Gone,
+    TimedOut,
+}
+
+enum Pending {
+    Command { origin: Origin },
+    Read { query: RangeQuery, floor: Floor },
+}
+
+pub struct Client {
+    rng: Rng,
+    wishes: Wishes,
+    /// The member that it talks to.
+    at: usize,
+    /// Counts requests.
+    operation: u64,
+    pending: Option<Pending>,
+    watched: Watched,
+    watches_at: usize,
+    /// The newest revision that a serializable read showed: member and run, revision.
+    session: Option<(usize, u64, Revision)>,
+}
+
+impl Client {
+    pub fn new(mut rng: Rng, client: usize, mix: Mix, members: usize) -> Self {
+        let at = rng.below(members as u64) as usize;
+        let (key, end) = match rng.below(3) {
+            0 => (Bytes::from_static(b"k000"), RangeEnd::Single),
+            1 => (Bytes::from_static(b"k"), RangeEnd::Before(Bytes::from_static(b"k1"))),
+            _ => (Bytes::from_static(b"\0"), RangeEnd::Unbounded),
+        };
+        Self {
+            wishes: Wishes::new(rng.fork(1), client, mix),
+            rng,
+            at,
+            operation: 0,
+            pending: None,
+            watched: Watched { key, end, next: Revision(2) },
+            watches_at: at,
+            session: None,
+        }
+    }
+}
+
+impl World {
+    /// A client asks for something, unless it waits for an answer or nobody is to ask any more.
+    pub(super) fn client_turn(&mut self, client: usize) -> Checked {
+        if self.draining || self.clients[client].pending.is_some() {
+            return Ok(());
+        }
+        let members = self.plan.members as u64;
+        let this = &mut self.clients[client];
+        if this.rng.one_in(20) {
+            this.at = this.rng.below(members) as usize;
+        }
+        let member = this.at;
+        if self.machines[member].running.is_none() {
+            this.at = this.rng.below(members) as usize;
+            self.events.after(10 * MILLI, Event::Client { client });
+            return Ok(());
+        }
+        let wish = this.wishes.next();
+        this.operation += 1;
+        let operation = this.operation;
+        match wish {
+            Wish::Command(command) => {
+                let (seq, start) = self.next_seq(member);
+                let origin = Origin { member: member_id(member), start, seq };
+                self.clients[client].pending = Some(Pending::Command { origin });
+                self.oracle.asked(origin);
+                self.ask(client, operation, member, seq);
+                let command = keys::encode(&command);
+                self.push(member, Input::Log(LogInput::Propose { seq, model: ModelId::KEYS, command }))
+            }
+            Wish::Read { query, linearizable: true } => {
+                let (seq, _) = self.next_seq(member);
+                let floor = self.oracle.floor();
+                self.clients[client].pending = Some(Pending::Read { query, floor });
+                self.ask(client, operation, member, seq);
+                self.push(member, Input::Log(LogInput::Read { seq }))
+            }
+            Wish::Read { query, linearizable: false } => {
+                self.read(client, member, None, &query)?;
+                self.think(client);
+                Ok(())
+            }
+        }
+    }
+
+    fn next_seq(&mut self, member: usize) -> (u64, u64) {
+        let running = self.machines[member].running.as_mut().expect("a client asks a running member");
+        running.next_seq += 1;
+        (running.next_seq, running.start)
+    }
+
+    fn ask(&mut self, client: usize, operation: u64, member: usize, seq: u64) {
+        let epoch = self.machines[member].epoch;
+        self.asked.insert((member, epoch, seq), (client, operation));
+        self.events.after(PATIENCE_NANOS, Event::Heard { client, operation, delivery: Delivery::TimedOut });
+    }
+
+    fn think(&mut self, client: usize) {
+        let wait = self.clients[client].rng.exponential(self.settings.think_nanos);
+        self.events.after(wait, Event::Client { client });
+    }
+
+    pub(super) fn heard(&mut self, client: usize, operation: u64, delivery: Delivery) -> Checked {
+        let this = &mut self.clients[client];
+        if this.operation != operation {
+            return Ok(());
+        }
+        let Some(pending) = this.pending.take() else { return Ok(()) };
+        let member = this.at;
+        let moves = !matches!(delivery, Delivery::Answer(_) | Delivery::ReadFrom { .. });
+        match (pending, delivery) {
+            (Pending::Command { origin }, Delivery::Answer(applied)) => self.answered(client, member, origin, *applied)?,
+            (Pending::Command { origin }, Delivery::Refused(error)) => {
+                let certain = !matches!(
+                    error,
+                    RequestError::LeaderChanged | RequestError::TimedOut | RequestError::Stopped { .. }
+                );
+                self.trace(|| format!("client {client} {origin:?}: {error}"));
+                self.oracle.failed(origin, certain)?;
+            }
+            (Pending::Command { origin }, Delivery::Gone | Delivery::TimedOut) => self.oracle.failed(origin, false)?,
+            (Pending::Read { query, floor }, Delivery::ReadFrom { index }) => {
+                self.oracle.read_index(floor, index)?;
+                self.read(client, member, Some(floor), &query)?;
+                self.machines[member].served += u64::from(!self.storm);
+            }
+            (Pending::Read { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
+            (Pending::Command { .. }, Delivery::ReadFrom { .. }) | (Pending::Read { .. }, Delivery::Answer(_)) => {
+                return Err(Violation(format!("member {member} answered a request of client {client} with another kind")));
+            }
+        }
+        if moves {
+            let members = self.plan.members as u64;
+            let this = &mut self.clients[client];
+            this.at = this.rng.below(members) as usize;
+        }
+        self.spread_out(client);
+        self.think(client);
+        self.drain_if_served();
+        Ok(())
+    }
+
+    fn answered(&mut self, client: usize, member: usize, origin: Origin, applied: Applied) -> Checked {
+        let ModelReply::Keys(reply) = applied.reply else {
+            return Err(Violation(format!("{origin:?} was answered with a member list")));
+        };
+        let Some(running) = &self.machines[member].running else {
+            return Err(Violation(format!("{origin:?} was answered by a member that does not run")));
+        };
+        let loaded = load_reply(&running.stages.store, reply);
+        self.clients[client].wishes.seen = self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
+        self.machines[member].served += u64::from(!self.storm);
+        match loaded {
+            Ok(reply) => self.oracle.answered(origin, applied.index, Some(&reply)),
+            Err(error) => {
+                let excused = self.machines[member].damaged || self.machines[member].errors;
+                self.count("client: an answer's old value could not be read");
+                ensure!(excused, "the answer of {origin:?} at {} carries what can't be read: {error}", applied.index);
+                self.oracle.answered(origin, applied.index, None)
+            }
+        }
+    }
+
+    /// Reads from a member's tables, as a face does after the read index is applied (or at once).
+    fn read(&mut self, client: usize, member: usize, floor: Option<Floor>, query: &RangeQuery) -> Checked {
+        let epoch = self.machines[member].epoch;
+        let Some(running) = &self.machines[member].running else { return Ok(()) };
+        let store = &running.stages.store;
+        let _pin = store.pin();
+        let got = keys::range(store, query).and_then(|reply| load_range(store, reply));
+        if let Err(KeysError::Unreadable { reason }) = &got {
+            let excused = self.machines[member].damaged || self.machines[member].errors;
+            ensure!(excused, "member {member} can't read a value: {reason}");
+            self.count("client: a value could not be read");
+            return Ok(());
+        }
+        let this = &mut self.clients[client];
+        if let Ok(reply) = &got {
+            if floor.is_none() {
+                if let Some((at, run, seen)) = this.session
+                    && (at, run) == (member, epoch)
+                {
+                    ensure!(reply.revision >= seen, "serializable reads of member {member} went back from {seen} to {}", reply.revision);
+                }
+                this.session = Some((member, epoch, reply.revision));
+            }
+            this.wishes.seen = this.wishes.seen.max(reply.revision);
+            if query.end == RangeEnd::Single && query.revision.0 == 0 && !query.count_only {
+                let at = reply.kvs.first().map_or(Revision::ZERO, |kv| kv.meta.mod_revision);
+                this.wishes.last_read = Some((query.key.clone(), at));
+            }
+        }
+        self.oracle.read(member, floor, query, got)
+    }
+
+    // ---- watching ----
+
+    /// A watcher takes what its member has for it; now and then it moves to another member and goes on there.
+    pub(super) fn watch_turn(&mut self, client: usize) -> Checked {
+        if self.draining {
+            return Ok(());
+        }
+        let wait = self.clients[client].rng.exponential(25 * MILLI);
+        self.events.after(wait, Event::Watch { client });
+        self.watch_some(client)
+    }
+
+    fn watch_some(&mut self, client: usize) -> Checked {
+        let members = self.plan.members as u64;
+        let this = &mut self.clients[client];
+        if this.rng.one_in(30) || self.machines[this.watches_at].running.is_none() {
+            this.watches_at = this.rng.below(members) as usize;
+        }
+        let member = this.watches_at;
+        let Some(running) = &self.machines[member].running else { return Ok(()) };
+        let store = &running.stages.store;
+        let mut watched = this.watched.clone();
+        let given = match running.feed.since(watched.next, WATCH_REVISIONS_MAX) {
+            Ok(revisions) => {
+                let through = revisions.last().map(|last| last.revision);
+                let events: Vec<KeyEvent> = revisions.iter().flat_map(|r| r.events().to_vec()).collect();
+                Ok(through.map(|through| (events, through)))
+            }
+            Err(_) => from_history(store, watched.next),
+        };
+        let given = given.and_then(|given| match given {
+            None => Ok(None),
+            Some((events, through)) => {
+                let mine: Vec<KeyEvent> = events.into_iter().filter(|event| watched.wants(event)).collect();
+                let loaded: Result<Vec<_>, _> = mine.into_iter().map(|event| load_event(store, event)).collect();
+                loaded.map(|events| Some((events, through)))
+            }
+        });
+        match given {
+            Ok(None) => Ok(()),
+            Ok(Some((events, through))) => {
+                watched.given(&mut self.oracle, &events, through)?;
+                self.clients[client].watched = watched;
+                Ok(())
+            }
+            Err(KeysError::Compacted { asked, .. }) if asked.0 < self.oracle.reference().compacted() => {
+                // The watch is cancelled; the client starts a new one where history begins.
+                watched.next = Revision(self.oracle.reference().compacted());
+                self.clients[client].watched = watched;
+                self.count("client: a watch fell behind compaction");
+                Ok(())
+            }
+            Err(KeysError::Unreadable { reason }) => {
+                let excused = self.machines[member].damaged || self.machines[member].errors;
+                ensure!(excused, "member {member} can't read an event: {reason}");
+                Ok(())
+            }
+            Err(error) => Err(Violation(format!("member {member} refused a watch from {}: {error}", watched.next))),
+        }
+    }
+
+    // ---- the end ----
+
+    /// After the faults: clients go where too little was served yet.
+    fn spread_out(&mut self, client: usize) {
+        if self.storm {
+            return;
+        }
+        let least = (0..self.plan.members)
+            .filter(|member| self.machines[*member].running.is_some())
+            .min_by_key(|member| self.machines[*member].served);
+        if let Some(member) = least {
+            self.clients[client].at = member;
+        }
+    }
+
+    /// Once every member served enough after the faults, nobody asks for more.
+    fn drain_if_served(&mut self) {
+        let served = |machine: &super::Machine| machine.given_up || machine.served >= SERVED_MIN;
+        if !self.storm && !self.draining && self.machines.iter().all(served) {
+            self.trace(|| "all members serve again; draining".to_owned());
+            self.draining = true;
+        }
+    }
+
+    /// All members stand at one index: they must hold the same, and it must be what the log says. Watchers get the rest.
+    pub(super) fn compare_all(&mut self) -> Checked {
+        let everything = RangeQuery::new(Bytes::from_static(b"\0"), RangeEnd::Unbounded);
+        let end = self.oracle.committed_index();
+        for member in 0..self.plan.members {
+            let Some(running) = &self.machines[member].running else { continue };
+            let store = &running.stages.store;
+            let tables = store.read();
+            let hash = keys::HASHED_TABLES
+                .iter()
+                .fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)));
+            drop(tables);
+            self.oracle.hash(member, end, hash)?;
+            self.read(0, member, Some(self.oracle.floor()), &everything)?;
+        }
+        for client in 0..self.clients.len() {
+            for _ in 0..HEAL_NANOS_MAX {
+                let before = self.clients[client].watched.next;
+                if before.0 > self.oracle.reference().revision() {
+                    break;
+                }
+                self.watch_some(client)?;
+                let member = self.clients[client].watches_at;
+                let stuck = self.clients[client].watched.next == before && self.machines[member].running.is_some();
+                let excused = self.machines[member].damaged || self.machines[member].errors;
+                ensure!(!stuck || excused, "a watch of client {client} gets nothing from {before} on from member {member}");
+                if stuck {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whole revisions from history, as a watcher that fell behind gets them.
+fn from_history(store: &Store, from: Revision) -> Result<Option<(Vec<KeyEvent>, Revision)>, KeysError> {
+    let tables = store.read();
+    let current = keys::current_revision(&tables);
+    let mut resume = HistoryResume::from(from);
+    let mut events = Vec::new();
+    let mut through = None;
+    loop {
+        let slice = keys::history_slice(&tables, &mut resume, current, 64)?;
+        let Some(last) = slice.last() else { break };
+        let done = last.complete;
+        through = Some(last.revision);
+        events.extend(slice.iter().flat_map(|r| r.events().to_vec()));
+        if done {
+            break;
+        }
+    }
+    Ok(through.map(|through| (events, through)))
+}
+
+fn load_value(store: &Store, value: Value) -> Result<Value, KeysError> {
+    match value {
+        at @ Value::At(_) => keys::load_value(store, &at).map(Value::Here),
+        other => Ok(other),
+    }
+}
+
+fn load_kv(store: &Store, kv: KeyValue) -> Result<KeyValue, KeysError> {
+    Ok(KeyValue { value: load_value(store, kv.value)?, ..kv })
+}
+
+fn load_event(store: &Store, event: KeyEvent) -> Result<KeyEvent, KeysError> {
+    let previous = event.previous.map(|kv| load_kv(store, kv)).transpose()?;
+    Ok(KeyEvent { kv: load_kv(store, event.kv)?, previous, ..event })
+}
+
+fn load_range(store: &Store, reply: RangeReply) -> Result<RangeReply, KeysError> {
+    let kvs: Result<Vec<_>, _> = reply.kvs.into_iter().map(|kv| load_kv(store, kv)).collect();
+    Ok(RangeReply { kvs: kvs?, ..reply })
+}
+
+fn load_op(store: &Store, reply: OpReply) -> Result<OpReply, KeysError> {
+    Ok(match reply {
+        OpReply::Range(range) => OpReply::Range(load_range(store, range)?),
+        OpReply::Put(mut put) => {
+            put.previous = put.previous.map(|kv| load_kv(store, kv)).transpose()?;
+            OpReply::Put(put)
+        }
+        OpReply::DeleteRange(mut delete) => {
+            delete.previous = delete.previous.into_iter().map(|kv| load_kv(store, kv)).collect::<Result<_, _>>()?;
+            OpReply::DeleteRange(delete)
+        }
+        OpReply::Txn(mut txn) => {
+            txn.responses = txn.responses.into_iter().map(|op| load_op(store, op)).collect::<Result<_, _>>()?;
+            OpReply::Txn(txn)
+        }
+    })
+}
+
+/// Loads every value that an answer carries.
+fn load_reply(store: &Store, reply: Reply) -> Result<Reply, KeysError> {
+    Ok(match reply {
+        Reply::Put(put) => match load_op(store, OpReply::Put(put))? {
+            OpReply::Put(put) => Reply::Put(put),
+            _ => unreachable!("a put stays one"),
+        },
+        Reply::DeleteRange(delete) => match load_op(store, OpReply::DeleteRange(delete))? {
+            OpReply::DeleteRange(delete) => Reply::DeleteRange(delete),
+            _ => unreachable!("a delete stays one"),
+        },
+        Reply::Txn(txn) => match load_op(store, OpReply::Txn(txn))? {
+            OpReply::Txn(txn) => Reply::Txn(txn),
+            _ => unreachable!("a transaction stays one"),
+        },
+        other => other,
+    })
+}

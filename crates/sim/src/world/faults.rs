@@ -1,0 +1,310 @@
+//! Faults put into effect, starting and crashing, and the end of the storm.
+
+use std::sync::Arc;
+
+use quorate_disk::Disk;
+use quorate_ids::{ClusterId, Incarnation, LogIndex};
+use quorate_member::core::{CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, open};
+use quorate_member::{Identity, Member, MemberList, Status};
+use quorate_models::keys::watch::Feed;
+use quorate_ids::Revision;
+
+use super::clients::Delivery;
+use super::member::{Input, Running, Stage};
+use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
+use crate::disk::{CrashKind, DiskFaults};
+use crate::nemesis::{Damage, Fault};
+use crate::network::NetworkFaults;
+use crate::oracle::{Checked, ensure};
+use crate::rng::Ppm;
+
+/// A member with a damaged disk that stops this often stays down.
+const FAILURES_MAX: u32 = 5;
+
+impl World {
+    fn identity(member: usize) -> Identity {
+        Identity { cluster: ClusterId(77), member: member_id(member), incarnation: Incarnation(1_000 + member as u64) }
+    }
+
+    fn founding(&self, member: usize) -> Founding {
+        let members = (0..self.plan.members).map(|member| Member {
+            id: member_id(member),
+            name: format!("m{member}"),
+            peer_urls: vec![format!("http://m{member}:2380")],
+            ..Member::default()
+        });
+        Founding::Found { identity: Self::identity(member), members: MemberList::founded_by(members) }
+    }
+
+    fn open_config(&mut self, member: usize) -> OpenConfig {
+        let settings = self.settings;
+        let consensus = quorate_consensus::Config {
+            election_timeout_ticks: settings.election_ticks,
+            heartbeat_ticks: 1,
+            #[cfg(feature = "mutants")]
+            mutant: self.options.mutant.of_consensus(),
+            ..quorate_consensus::Config::new(member_id(member), self.rng.next())
+        };
+        let election_timeout_nanos = settings.tick_nanos * settings.election_ticks as u64;
+        OpenConfig {
+            wal: quorate_wal::Config {
+                segment_size_bytes: settings.wal_segment_bytes,
+                direct: self.plan.direct,
+                #[cfg(feature = "mutants")]
+                skip_sync: self.options.mutant == crate::report::Mutant::SkipSync,
+                ..quorate_wal::Config::default()
+            },
+            store: quorate_store::StoreConfig {
+                front_bytes_max: settings.front_bytes_max,
+                segment_bytes_max: settings.segment_bytes_max,
+                body_cache_bytes: settings.body_cache_bytes,
+                ..quorate_store::StoreConfig::default()
+            },
+            consensus,
+            log_loop: LogLoopConfig {
+                identity: Self::identity(member),
+                start: self.rng.next().max(1),
+                tick_nanos: settings.tick_nanos,
+                election_timeout_nanos,
+                proposals_max: 1024,
+                proposal_bytes_max: 8 << 20,
+                reads_max: 1024,
+                request_timeout_nanos: 3 * SECOND + 2 * election_timeout_nanos,
+                apply_lag_entries_max: 5000,
+                apply_lag_bytes_max: 8 << 20,
+                log_retained_bytes: settings.log_retained_bytes,
+                learners_max: 1,
+                strict_membership: true,
+            },
+            checkpoint: CheckpointRule {
+                front_bytes: settings.front_bytes_max / 2,
+                entries: settings.checkpoint_entries,
+            },
+        }
+    }
+
+    pub(super) fn start(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        if self.machines[member].running.is_some() || self.machines[member].given_up {
+            return Ok(());
+        }
+        let config = self.open_config(member);
+        let start = config.log_loop.start;
+        let founding = self.founding(member);
+        let feed = Arc::new(Feed::new(Revision(1), self.settings.feed_bytes_max));
+        let machine = &mut self.machines[member];
+        machine.epoch += 1;
+        machine.disk.begin(now);
+        let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
+        let opened = open(&disk, &disk, config, Some(&founding), feed.clone(), machine.now(now));
+        let ready_at = machine.disk.busy_until();
+        match opened {
+            Ok(stages) => {
+                ensure!(stages.identity == Self::identity(member), "member {member} came back as {:?}", stages.identity);
+                let epoch = machine.epoch;
+                let applied = stages.apply.applied_index();
+                let mut running = Running {
+                    stages,
+                    feed,
+                    start,
+                    queues: Default::default(),
+                    next_seq: 1,
+                    status: Status::default(),
+                    hashed: LogIndex::ZERO,
+                    last_unreachable: 0,
+                    handed: [0; 5],
+                };
+                for stage in Stage::ALL {
+                    running.queue(stage).busy_until = ready_at;
+                }
+                machine.running = Some(Box::new(running));
+                self.trace(|| format!("m{member} starts, applied {applied}, ready at {:.3} ms", ready_at as f64 / 1e6));
+                for stage in Stage::ALL {
+                    self.wake_at(member, epoch, stage, ready_at);
+                }
+                Ok(())
+            }
+            Err(error) => self.refused_to_start(member, &error),
+        }
+    }
+
+    /// A member that does not start must have a reason that the simulator knows of.
+    fn refused_to_start(&mut self, member: usize, error: &OpenError) -> Checked {
+        self.trace(|| format!("m{member} does not start: {error}"));
+        let machine = &mut self.machines[member];
+        let full = matches!(
+            error,
+            OpenError::Wal(quorate_wal::WalError::NoSpace { .. })
+                | OpenError::StoreWrite(quorate_store::StoreError::NoSpace { .. })
+        );
+        ensure!(machine.damaged || machine.errors || full, "member {member} does not start: {error}");
+        machine.failures += u32::from(machine.damaged);
+        if machine.damaged && machine.failures >= FAILURES_MAX {
+            machine.given_up = true;
+            self.count("member: damage found and named");
+        } else {
+            self.restart_after(member, 500 * MILLI);
+        }
+        Ok(())
+    }
+
+    fn restart_after(&mut self, member: usize, nanos: u64) {
+        self.machines[member].restart_pending = true;
+        self.events.after(nanos, Event::Restart { member });
+    }
+
+    pub(super) fn crash(&mut self, member: usize, kind: CrashKind, down_nanos: u64) {
+        let now = self.events.now();
+        if self.machines[member].given_up || (self.machines[member].running.is_none() && self.machines[member].restart_pending) {
+            return;
+        }
+        self.trace(|| format!("m{member} crashes ({kind:?}), down for {:.3} ms", down_nanos as f64 / 1e6));
+        let machine = &mut self.machines[member];
+        let epoch = machine.epoch;
+        machine.running = None;
+        machine.epoch += 1;
+        machine.paused_until = 0;
+        machine.crash_on_write = None;
+        machine.crash_on_vote = None;
+        machine.disk.crash(now, kind);
+        if kind == CrashKind::Power {
+            machine.clock.reboot(now, self.rng.between(SECOND, 100 * SECOND));
+        }
+        self.network.break_all(member);
+        let gone: Vec<_> = self.asked.range((member, epoch, 0)..=(member, epoch, u64::MAX)).map(|(k, v)| (*k, *v)).collect();
+        for (key, (client, operation)) in gone {
+            self.asked.remove(&key);
+            let wait = self.rng.below(20 * MILLI);
+            self.events.after(wait, Event::Heard { client, operation, delivery: Delivery::Gone });
+        }
+        self.restart_after(member, down_nanos);
+    }
+
+    pub(super) fn next_fault(&mut self) {
+        if !self.storm {
+            return;
+        }
+        let wait = self.rng.exponential(self.plan.fault_every_nanos);
+        if let Some(fault) = self.plan.next(&mut self.rng) {
+            self.trace(|| format!("fault: {fault:?}"));
+            self.fault(fault);
+        }
+        self.events.after(wait, Event::Fault);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let now = self.events.now();
+        match fault {
+            Fault::Crash { member, kind, down_nanos } => self.crash(member, kind, down_nanos),
+            Fault::CrashWhileWriting { member, kind, down_nanos } => {
+                self.machines[member].crash_on_write = Some((kind, down_nanos));
+            }
+            Fault::CrashAfterVote { member, kind, down_nanos } => {
+                self.machines[member].crash_on_vote = Some((kind, down_nanos));
+            }
+            Fault::Blackout { down_nanos } => {
+                for member in 0..self.plan.members {
+                    self.crash(member, CrashKind::Power, down_nanos);
+                }
+            }
+            Fault::Partition { shape, nanos } => {
+                shape.apply(&mut self.network, self.plan.members);
+                self.events.after(nanos, Event::HealNetwork);
+            }
+            Fault::Pause { member, nanos } => {
+                self.machines[member].paused_until = now + nanos;
+                self.count("member: paused");
+            }
+            Fault::SlowDisk { member, factor, stuck, nanos } => {
+                let disk = &self.machines[member].disk;
+                disk.set_slow(factor, now + nanos);
+                if stuck {
+                    disk.set_stuck(now + nanos);
+                }
+            }
+            Fault::Disk { member, faults, nanos } => {
+                self.machines[member].errors = true;
+                self.machines[member].disk.set_faults(faults);
+                self.events.after(nanos, Event::HealDisk { member });
+            }
+            Fault::FullDisk { member, nanos } => {
+                let disk = &self.machines[member].disk;
+                let capacity_bytes = disk.used_bytes() + self.rng.below(1 << 20);
+                disk.set_faults(DiskFaults { capacity_bytes, ..DiskFaults::default() });
+                self.events.after(nanos, Event::HealDisk { member });
+            }
+            Fault::Damage { how } => self.damage(how),
+            Fault::Clock { member, drift_ppm, wall_nanos } => {
+                let clock = &mut self.machines[member].clock;
+                clock.set_drift(now, drift_ppm);
+                clock.set_wall_offset(wall_nanos);
+                self.count("clock: jumped");
+            }
+            Fault::Transfer { to } => {
+                for member in 0..self.plan.members {
+                    let epoch = self.machines[member].epoch;
+                    let input = Input::Log(quorate_member::core::LogInput::TransferLeadership { to: member_id(to) });
+                    self.events.after(0, Event::Hand { member, epoch, input });
+                }
+                self.count("leadership: asked to move");
+            }
+        }
+    }
+
+    /// Damages the one disk of this run that may be damaged, in the store's files: that must be found, whenever it is
+    /// read, and never served. (What the log promises under damage is the small world's business.)
+    fn damage(&mut self, how: Damage) {
+        if self.plan.members < 3 {
+            return;
+        }
+        let member = match self.damaged {
+            Some(member) => member,
+            None => self.rng.below(self.plan.members as u64) as usize,
+        };
+        self.damaged = Some(member);
+        let machine = &mut self.machines[member];
+        machine.damaged = true;
+        let chance = Ppm(10_000);
+        let mut faults = DiskFaults { damage_budget: 1, damage_spares: Some("wal/"), ..machine.disk.faults() };
+        match how {
+            Damage::Rot => {
+                machine.disk.rot(&|path| path.starts_with("store-"));
+                return;
+            }
+            Damage::Misdirect => (faults.misdirected_write, faults.misdirected_read) = (chance, chance),
+            Damage::StaleRead => faults.stale_read = chance,
+        }
+        machine.disk.set_faults(faults);
+    }
+
+    pub(super) fn end_storm(&mut self) {
+        self.trace(|| "the faults end".to_owned());
+        self.storm = false;
+        self.network.heal();
+        self.network.faults = NetworkFaults::default();
+        let now = self.events.now();
+        for machine in &mut self.machines {
+            machine.disk.set_faults(DiskFaults::default());
+            machine.disk.set_slow(1, now);
+            machine.disk.set_stuck(now);
+            machine.paused_until = machine.paused_until.min(now);
+            machine.crash_on_write = None;
+            machine.crash_on_vote = None;
+        }
+        self.events.after(HEAL_NANOS_MAX, Event::Deadline);
+    }
+
+    /// A member says that it no longer serves. It must have a reason that the simulator knows of; its operator starts
+    /// it again.
+    pub(super) fn member_failed(&mut self, member: usize, reason: &str) -> Checked {
+        let machine = &mut self.machines[member];
+        ensure!(machine.damaged || machine.errors, "member {member} stopped serving: {reason}");
+        machine.failures += u32::from(machine.damaged);
+        let give_up = machine.damaged && machine.failures >= FAILURES_MAX;
+        self.trace(|| format!("m{member} stopped serving: {reason}"));
+        self.count("member: stopped after a failed or damaged call");
+        self.crash(member, CrashKind::Process, 300 * MILLI);
+        self.machines[member].given_up = give_up;
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! One simulated machine: its disk, its clock, and, while it runs, the stages of a member with their queues.
+//!
+//! Invariants: a stage runs one step at a time and is busy until its disk calls are complete; the outputs of a step are
+//! handed on only then; what belongs to an earlier run of the member (its `epoch`) reaches nobody.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use quorate_ids::{LogIndex, Monotonic, WallTime};
+use quorate_member::Status;
+use quorate_member::core::{
+    ApplyInput, CheckpointInput, LogBatch, LogInput, Now, Stages, TransferInput,
+};
+use quorate_models::keys::watch::Feed;
+
+use crate::clock::Clock;
+use crate::disk::{CrashKind, SimDisk};
+
+/// A thread of the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Log,
+    Writer,
+    Apply,
+    Checkpoint,
+    Transfer,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] = [Self::Log, Self::Writer, Self::Apply, Self::Checkpoint, Self::Transfer];
+}
+
+/// What waits for a stage.
+pub enum Input {
+    Log(LogInput),
+    Writer(LogBatch),
+    Apply(ApplyInput),
+    CheckpointDone(Option<LogIndex>),
+    Checkpoint(CheckpointInput),
+    Transfer(TransferInput),
+}
+
+impl Input {
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Log(_) => Stage::Log,
+            Self::Writer(_) => Stage::Writer,
+            Self::Apply(_) | Self::CheckpointDone(_) => Stage::Apply,
+            Self::Checkpoint(_) => Stage::Checkpoint,
+            Self::Transfer(_) => Stage::Transfer,
+        }
+    }
+}
+
+/// A stage's queue, and when it may run next.
+#[derive(Default)]
+pub struct Queue {
+    pub waiting: VecDeque<Input>,
+    pub busy_until: u64,
+    /// A wake-up is on its way for this time.
+    pub wake_at: Option<u64>,
+}
+
+/// The stages of a member that runs.
+pub struct Running {
+    pub stages: Stages,
+    pub feed: Arc<Feed>,
+    pub start: u64,
+    pub queues: [Queue; 5],
+    pub next_seq: u64,
+    pub status: Status,
+    /// Last index at which the tables' hash was compared.
+    pub hashed: LogIndex,
+    pub last_unreachable: u64,
+    /// When the last hand-over to each stage arrives.
+    pub handed: [u64; 5],
+}
+
+impl Running {
+    pub fn queue(&mut self, stage: Stage) -> &mut Queue {
+        &mut self.queues[stage as usize]
+    }
+}
+
+pub struct Machine {
+    pub disk: SimDisk,
+    pub clock: Clock,
+    pub epoch: u64,
+    pub running: Option<Box<Running>>,
+    /// It will not start again: its disk was damaged, and it said so.
+    pub given_up: bool,
+    pub restart_pending: bool,
+    pub paused_until: u64,
+    pub crash_on_write: Option<(CrashKind, u64)>,
+    pub crash_on_vote: Option<(CrashKind, u64)>,
+    /// The simulator damaged bytes of this disk: the member may refuse to go on, saying why.
+    pub damaged: bool,
+    /// The simulator let calls fail: the member may stop, and start again.
+    pub errors: bool,
+    pub failures: u32,
+    /// Client operations that this member served since the faults ended.
+    pub served: u64,
+}
+
+impl Machine {
+    /// The member's own time.
+    pub fn now(&self, at: u64) -> Now {
+        Now { monotonic: Monotonic(self.clock.monotonic(at)), wall: WallTime(self.clock.wall(at)) }
+    }
+}

@@ -1,0 +1,327 @@
+//! The whole world: members with all their stages, their disks, clocks and links, clients, faults and oracles.
+//!
+//! Every stage is a plain struct that the world steps when its turn comes; what a step puts out is handed on once the
+//! step's disk calls are complete in virtual time, after a delay that the seed draws, so stages interleave as threads
+//! would. A crash drops the structs and whatever was under way.
+
+mod clients;
+mod faults;
+mod member;
+mod stages;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_ids::MemberId;
+
+use crate::clock::Clock;
+use crate::disk::{CrashKind, Latency, SimDisk};
+use crate::events::{EventHash, Events};
+use crate::nemesis::Plan;
+use crate::network::SimNetwork;
+use crate::oracle::{Checked, Oracle, Violation};
+use crate::report::{Options, Outcome};
+use crate::rng::Rng;
+use clients::{Client, Delivery};
+use member::{Input, Machine, Stage};
+
+const MILLI: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MILLI;
+/// After the faults end, every member serves and all agree within this time.
+const HEAL_NANOS_MAX: u64 = 60 * SECOND;
+/// Inputs that may wait for a stage: a queue beyond this is a leak.
+const QUEUE_MAX: usize = 20_000;
+
+enum Event {
+    Wake { member: usize, epoch: u64, stage: Stage },
+    /// A stage is handed something by another one.
+    Hand { member: usize, epoch: u64, input: Input },
+    Frame { from: usize, to: usize, sent: Sent, bytes: Bytes },
+    /// A member answers a client.
+    Tell { member: usize, epoch: u64, seq: u64, delivery: Delivery },
+    /// A client hears something, or loses patience.
+    Heard { client: usize, operation: u64, delivery: Delivery },
+    Client { client: usize },
+    Watch { client: usize },
+    Crash { member: usize, epoch: u64, kind: CrashKind, down_nanos: u64 },
+    Restart { member: usize },
+    Fault,
+    HealNetwork,
+    HealDisk { member: usize },
+    StormEnds,
+    Deadline,
+}
+
+/// What must still be true of the two ends when a frame arrives.
+#[derive(Clone, Copy)]
+struct Sent {
+    from_id: MemberId,
+    to_id: MemberId,
+    to_epoch: u64,
+    lane: u8,
+    breaks: u64,
+    strict: bool,
+}
+
+/// What differs between seeds besides faults.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    checkpoint_entries: u64,
+    front_bytes_max: u64,
+    segment_bytes_max: u32,
+    log_retained_bytes: usize,
+    wal_segment_bytes: u64,
+    feed_bytes_max: usize,
+    body_cache_bytes: u64,
+    think_nanos: u64,
+    tick_nanos: u64,
+    election_ticks: usize,
+}
+
+impl Settings {
+    fn draw(rng: &mut Rng) -> Self {
+        Self {
+            checkpoint_entries: *rng.pick(&[15, 60, 400, 100_000]),
+            front_bytes_max: *rng.pick(&[512 << 10, 4 << 20, 16 << 20]),
+            segment_bytes_max: *rng.pick(&[128 << 10, 1 << 20, 64 << 20]),
+            log_retained_bytes: *rng.pick(&[0, 2 << 10, 64 << 10, 16 << 20]),
+            wal_segment_bytes: *rng.pick(&[5 << 20, 8 << 20]),
+            feed_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]),
+            body_cache_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]),
+            think_nanos: *rng.pick(&[2 * MILLI, 10 * MILLI, 30 * MILLI]),
+            tick_nanos: *rng.pick(&[20 * MILLI, 100 * MILLI]),
+            election_ticks: 10,
+        }
+    }
+}
+
+/// See the module.
+pub struct World {
+    options: Options,
+    plan: Plan,
+    settings: Settings,
+    rng: Rng,
+    events: Events<Event>,
+    hash: EventHash,
+    taken: u64,
+    network: SimNetwork,
+    machines: Vec<Machine>,
+    numbers: BTreeMap<MemberId, usize>,
+    clients: Vec<Client>,
+    /// Who waits for the answer to a request of a member's run.
+    asked: BTreeMap<(usize, u64, u64), (usize, u64)>,
+    oracle: Oracle,
+    leaders: BTreeMap<u64, usize>,
+    storm: bool,
+    /// The last phase: nobody asks for anything any more, all members come to the same end.
+    draining: bool,
+    damaged: Option<usize>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run(options: Options) -> Outcome {
+    let mut world = World::new(options);
+    let violation = world.run().err();
+    world.outcome(violation)
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let plan = Plan::draw(&mut rng);
+        let settings = Settings::draw(&mut rng);
+        let mut network = SimNetwork::new(rng.fork(1), rng.between(50_000, 2 * MILLI));
+        network.faults = plan.network_faults(&mut rng);
+        let machines = (0..plan.members)
+            .map(|member| {
+                let drift_ppm = if plan.clock_jumps { rng.below(1_000) as i64 - 500 } else { 0 };
+                let wall_nanos = if plan.clock_jumps { rng.below(60 * SECOND) as i64 } else { 0 };
+                Machine {
+                    disk: SimDisk::new(rng.fork(100 + member as u64), Latency::default(), plan.direct),
+                    clock: Clock::new(rng.between(SECOND, 1_000 * SECOND), drift_ppm, wall_nanos),
+                    epoch: 0,
+                    running: None,
+                    given_up: false,
+                    restart_pending: false,
+                    paused_until: 0,
+                    crash_on_write: None,
+                    crash_on_vote: None,
+                    damaged: false,
+                    errors: false,
+                    failures: 0,
+                    served: 0,
+                }
+            })
+            .collect();
+        let mix = crate::workload::Mix::draw(&mut rng);
+        let clients = (0..plan.clients)
+            .map(|client| Client::new(rng.fork(1_000 + client as u64), client, mix, plan.members))
+            .collect();
+        Self {
+            events: Events::new(rng.fork(2)),
+            hash: EventHash::default(),
+            taken: 0,
+            network,
+            machines,
+            numbers: (0..plan.members).map(|member| (member_id(member), member)).collect(),
+            clients,
+            asked: BTreeMap::new(),
+            oracle: Oracle::default(),
+            leaders: BTreeMap::new(),
+            storm: true,
+            draining: false,
+            damaged: None,
+            counts: BTreeMap::new(),
+            options,
+            plan,
+            settings,
+            rng,
+        }
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>14.6} ms  {}", self.events.now() as f64 / 1e6, what());
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn run(&mut self) -> Checked {
+        self.trace(|| format!("{:?}\n{:?}", self.plan, self.settings));
+        for member in 0..self.plan.members {
+            self.start(member)?;
+        }
+        for client in 0..self.clients.len() {
+            self.events.at(0, Event::Client { client });
+            self.events.at(0, Event::Watch { client });
+        }
+        let first = self.rng.exponential(self.plan.fault_every_nanos);
+        self.events.at(first, Event::Fault);
+        self.events.at(self.plan.storm_nanos, Event::StormEnds);
+        while let Some(event) = self.events.take() {
+            self.taken += 1;
+            self.hash.number(self.events.now());
+            self.take(event)?;
+            if self.draining && self.is_settled() {
+                return self.compare_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Wake { member, epoch, stage } => self.wake(member, epoch, stage),
+            Event::Hand { member, epoch, input } => {
+                if self.machines[member].epoch == epoch {
+                    self.push(member, input)?;
+                }
+                Ok(())
+            }
+            Event::Frame { from, to, sent, bytes } => self.arrived(from, to, sent, bytes),
+            Event::Tell { member, epoch, seq, delivery } => match self.asked.remove(&(member, epoch, seq)) {
+                Some((client, operation)) => self.heard(client, operation, delivery),
+                None => Ok(()),
+            },
+            Event::Heard { client, operation, delivery } => self.heard(client, operation, delivery),
+            Event::Client { client } => self.client_turn(client),
+            Event::Watch { client } => self.watch_turn(client),
+            Event::Crash { member, epoch, kind, down_nanos } => {
+                if self.machines[member].epoch == epoch {
+                    self.crash(member, kind, down_nanos);
+                }
+                Ok(())
+            }
+            Event::Restart { member } => {
+                self.machines[member].restart_pending = false;
+                self.start(member)
+            }
+            Event::Fault => {
+                self.next_fault();
+                Ok(())
+            }
+            Event::HealNetwork => {
+                self.network.heal();
+                Ok(())
+            }
+            Event::HealDisk { member } => {
+                self.machines[member].disk.set_faults(crate::disk::DiskFaults::default());
+                Ok(())
+            }
+            Event::StormEnds => {
+                self.end_storm();
+                Ok(())
+            }
+            Event::Deadline => {
+                let seconds = HEAL_NANOS_MAX / SECOND;
+                Err(Violation(format!("not all members serve and agree {seconds} s after the faults ended: {}", self.describe())))
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        let one = |(member, m): (usize, &Machine)| match &m.running {
+            Some(r) => {
+                let waiting: Vec<usize> = r.queues.iter().map(|q| q.waiting.len()).collect();
+                format!("\n  m{member}: {:?} served {} waiting {waiting:?}", r.status, m.served)
+            }
+            None => format!("\n  m{member}: down, given up {}", m.given_up),
+        };
+        self.machines.iter().enumerate().map(one).collect()
+    }
+
+    /// Everybody is up (or given up with reason), idle, and at the end of the log.
+    fn is_settled(&self) -> bool {
+        let end = self.oracle.committed_index();
+        self.asked.is_empty()
+            && self.machines.iter().all(|machine| match &machine.running {
+                Some(running) => {
+                    running.stages.apply.applied_index() == end
+                        && !running.stages.apply.has_work()
+                        && running.queues.iter().all(|queue| queue.waiting.is_empty())
+                }
+                None => machine.given_up,
+            })
+    }
+
+    fn outcome(&self, violation: Option<Violation>) -> Outcome {
+        let mut faults = self.counts.clone();
+        for (name, count) in self.network.counts.faults() {
+            *faults.entry(name).or_default() += count;
+        }
+        for machine in &self.machines {
+            for (name, count) in machine.disk.counts().faults() {
+                *faults.entry(name).or_default() += count;
+            }
+        }
+        let counts = self.oracle.counts;
+        for (name, count) in [
+            ("oracle: hashes compared", counts.hashes_compared),
+            ("oracle: linearizable reads", counts.reads),
+            ("oracle: serializable reads", counts.serializable_reads),
+            ("oracle: watch events", counts.watch_events),
+            ("oracle: writes answered", counts.answers),
+            ("oracle: writes with unknown outcome", counts.unknown),
+        ] {
+            *faults.entry(name).or_default() += count;
+        }
+        Outcome {
+            seed: self.options.seed,
+            violation: violation.map(|Violation(what)| format!("at {:.6} ms: {what}", self.events.now() as f64 / 1e6)),
+            events: self.taken,
+            virtual_nanos: self.events.now(),
+            hash: self.hash.value(),
+            operations: counts.answers + counts.reads + counts.serializable_reads,
+            faults,
+        }
+    }
+}
+
+fn member_id(member: usize) -> MemberId {
+    MemberId(member as u64 + 1)
+}

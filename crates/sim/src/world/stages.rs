@@ -1,0 +1,435 @@
+//! Stepping the stages, and carrying what they put out.
+
+use bytes::Bytes;
+use quorate_ids::MemberId;
+use quorate_member::core::{
+    ApplyOutput, CheckpointInput, CheckpointOutput, LogInput, LogOutput, TransferOutput,
+};
+use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
+use quorate_models::keys::HASHED_TABLES;
+use quorate_store::Unpaced;
+
+use super::clients::Delivery;
+use super::member::{Input, Stage};
+use super::{Event, MILLI, QUEUE_MAX, Sent, World};
+use crate::network::Fate;
+use crate::oracle::{Checked, ensure};
+
+/// Between looks at background work, retries on a full disk, and transfer timeouts.
+const BACKGROUND_NANOS: u64 = 200 * MILLI;
+/// What a hand-over between two threads takes at most.
+const HAND_OVER_NANOS_MAX: u64 = 20_000;
+/// Processor time of a step.
+const STEP_NANOS: u64 = 3_000;
+
+impl World {
+    /// Wakes a stage at `at`, unless it will wake before.
+    pub(super) fn wake_at(&mut self, member: usize, epoch: u64, stage: Stage, at: u64) {
+        let now = self.events.now();
+        let Some(running) = &mut self.machines[member].running else { return };
+        let queue = running.queue(stage);
+        let at = at.max(queue.busy_until).max(now);
+        if queue.wake_at.is_some_and(|known| known <= at) {
+            return;
+        }
+        queue.wake_at = Some(at);
+        self.events.at(at, Event::Wake { member, epoch, stage });
+    }
+
+    pub(super) fn push(&mut self, member: usize, input: Input) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let epoch = machine.epoch;
+        let Some(running) = &mut machine.running else { return Ok(()) };
+        let stage = input.stage();
+        let queue = running.queue(stage);
+        queue.waiting.push_back(input);
+        ensure!(queue.waiting.len() <= QUEUE_MAX, "more than {QUEUE_MAX} inputs wait for {stage:?} of member {member}");
+        self.wake_at(member, epoch, stage, now);
+        Ok(())
+    }
+
+    /// Hands something to a stage of the same member, `at` or a little later.
+    fn hand(&mut self, member: usize, at: u64, input: Input) {
+        let epoch = self.machines[member].epoch;
+        let at = at + self.rng.below(HAND_OVER_NANOS_MAX);
+        // Hand-overs to one stage keep their order, as a queue does.
+        let stage = input.stage();
+        let Some(running) = &mut self.machines[member].running else { return };
+        let last = &mut running.handed[stage as usize];
+        *last = at.max(*last + 1);
+        let at = *last;
+        self.events.at(at, Event::Hand { member, epoch, input });
+    }
+
+    pub(super) fn wake(&mut self, member: usize, epoch: u64, stage: Stage) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        if machine.epoch != epoch {
+            return Ok(());
+        }
+        let paused_until = machine.paused_until;
+        let Some(running) = &mut machine.running else { return Ok(()) };
+        let queue = running.queue(stage);
+        if queue.wake_at != Some(now) {
+            return Ok(());
+        }
+        queue.wake_at = None;
+        let ready_at = queue.busy_until.max(paused_until);
+        if ready_at > now {
+            self.wake_at(member, epoch, stage, ready_at);
+            return Ok(());
+        }
+        self.hash.number((member as u64) << 8 | stage as u64);
+        machine.disk.settle(now);
+        machine.disk.begin(now + STEP_NANOS);
+        match stage {
+            Stage::Log => self.step_log(member),
+            Stage::Writer => self.step_writer(member),
+            Stage::Apply => self.step_apply(member),
+            Stage::Checkpoint => self.step_checkpoint(member),
+            Stage::Transfer => self.step_transfer(member),
+        }
+    }
+
+    /// Notes that the step that just ran keeps its stage busy; returns until when.
+    fn busy(&mut self, member: usize, stage: Stage) -> u64 {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let until = machine.disk.busy_until();
+        let epoch = machine.epoch;
+        if let Some(running) = &mut machine.running {
+            running.queue(stage).busy_until = until;
+        }
+        let wrote = until > now + STEP_NANOS;
+        if wrote && let Some((kind, down_nanos)) = machine.crash_on_write.take() {
+            let at = self.rng.between(now, until);
+            self.events.at(at, Event::Crash { member, epoch, kind, down_nanos });
+        }
+        until
+    }
+
+    // ---- the log loop ----
+
+    fn step_log(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let time = machine.now(now);
+        let running = machine.running.as_mut().expect("a stage of a running member");
+        for input in running.queues[Stage::Log as usize].waiting.drain(..) {
+            if let Input::Log(input) = input {
+                running.stages.log_loop.step(input, time);
+            }
+        }
+        let outputs = running.stages.log_loop.turn(time);
+        let wait = running.stages.log_loop.next_turn().since(time.monotonic);
+        let at = self.busy(member, Stage::Log);
+        let epoch = self.machines[member].epoch;
+        for output in outputs {
+            self.log_output(member, at, output)?;
+            if self.machines[member].epoch != epoch {
+                return Ok(());
+            }
+        }
+        // The member's clock may be slow: a little later is certain to be late enough.
+        self.wake_at(member, epoch, Stage::Log, now + wait + wait / 500 + 1);
+        Ok(())
+    }
+
+    fn log_output(&mut self, member: usize, at: u64, output: LogOutput) -> Checked {
+        match output {
+            LogOutput::Send { to, lane, frame } => self.send(member, to, lane, frame),
+            LogOutput::Write(batch) => self.hand(member, at, Input::Writer(batch)),
+            LogOutput::Apply(input) => {
+                if let quorate_member::core::ApplyInput::Entries(entries) = &input {
+                    for committed in entries {
+                        self.oracle.committed(member, &committed.entry)?;
+                    }
+                }
+                self.hand(member, at, Input::Apply(input));
+            }
+            LogOutput::Transfer(input) => self.hand(member, at, Input::Transfer(input)),
+            LogOutput::Refuse { seq, error } => self.tell(member, at, seq, Delivery::Refused(error)),
+            LogOutput::RefuseRead { seq, error } => self.tell(member, at, seq, Delivery::Refused(error)),
+            LogOutput::Status(status) => return self.status(member, status),
+            LogOutput::Members(_) | LogOutput::MayStop => {}
+            LogOutput::Removed => return self.member_failed(member, "it was removed from the cluster"),
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, member: usize, status: quorate_member::Status) -> Checked {
+        self.trace(|| format!("m{member} {status:?}"));
+        if status.is_leader {
+            let first = *self.leaders.entry(status.term.0).or_insert(member);
+            ensure!(first == member, "members {first} and {member} both lead in term {}", status.term);
+        }
+        let Some(running) = &mut self.machines[member].running else { return Ok(()) };
+        ensure!(
+            status.term >= running.status.term && status.committed >= running.status.committed,
+            "member {member} went back from {:?} to {status:?}",
+            running.status
+        );
+        let failed = status.failed.clone();
+        running.status = status;
+        match failed {
+            Some(reason) => self.member_failed(member, &reason),
+            None => Ok(()),
+        }
+    }
+
+    // ---- the writer ----
+
+    fn step_writer(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let running = machine.running.as_mut().expect("a stage of a running member");
+        let writer = &mut running.stages.log_writer;
+        let mut voted = false;
+        let report = if writer.is_stuck() {
+            writer.retry()
+        } else {
+            match running.queues[Stage::Writer as usize].waiting.pop_front() {
+                Some(Input::Writer(batch)) => {
+                    voted = batch.entries.is_empty() && batch.hard_state.is_some_and(|state| state.vote.is_some());
+                    Some(writer.step(batch))
+                }
+                _ => writer.idle(),
+            }
+        };
+        let epoch = machine.epoch;
+        let at = self.busy(member, Stage::Writer);
+        if voted && let Some((kind, down_nanos)) = self.machines[member].crash_on_vote.take() {
+            let at = at + self.rng.below(10 * MILLI);
+            self.events.at(at, Event::Crash { member, epoch, kind, down_nanos });
+        }
+        if let Some(report) = report {
+            self.hand(member, at, Input::Log(report));
+        }
+        let more = self.machines[member].running.as_mut().is_some_and(|r| !r.queue(Stage::Writer).waiting.is_empty());
+        self.wake_at(member, epoch, Stage::Writer, if more { at } else { now + BACKGROUND_NANOS });
+        Ok(())
+    }
+
+    // ---- the apply stage ----
+
+    fn step_apply(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        let take = self.rng.between(1, 4);
+        let machine = &mut self.machines[member];
+        let running = machine.running.as_mut().expect("a stage of a running member");
+        let stage = &mut running.stages.apply;
+        for _ in 0..take {
+            match running.queues[Stage::Apply as usize].waiting.pop_front() {
+                Some(Input::Apply(input)) => stage.step(input),
+                Some(Input::CheckpointDone(durable)) => stage.checkpoint_done(durable),
+                _ => break,
+            }
+        }
+        if !stage.has_work() && stage.has_background_work() {
+            stage.background();
+        }
+        let outputs = stage.work();
+        let more = stage.has_work() || !running.queues[Stage::Apply as usize].waiting.is_empty();
+        let background = stage.has_background_work();
+        let applied = stage.applied_index();
+        let compare = !stage.has_work() && applied > running.hashed;
+        let hash = compare.then(|| {
+            running.hashed = applied;
+            let tables = running.stages.store.read();
+            HASHED_TABLES.iter().fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)))
+        });
+        if let Some(hash) = hash {
+            self.oracle.hash(member, applied, hash)?;
+        }
+        let epoch = machine.epoch;
+        let at = self.busy(member, Stage::Apply);
+        for output in outputs {
+            self.apply_output(member, at, output);
+        }
+        let next = if more {
+            at
+        } else if background {
+            now + MILLI
+        } else {
+            now + BACKGROUND_NANOS
+        };
+        self.wake_at(member, epoch, Stage::Apply, next);
+        Ok(())
+    }
+
+    fn apply_output(&mut self, member: usize, at: u64, output: ApplyOutput) {
+        match output {
+            ApplyOutput::Answer { seq, outcome } => {
+                let delivery = match outcome {
+                    Ok(applied) => Delivery::Answer(Box::new(applied)),
+                    Err(error) => Delivery::Refused(error),
+                };
+                self.tell(member, at, seq, delivery);
+            }
+            ApplyOutput::AnswerRead { seq, index } => self.tell(member, at, seq, Delivery::ReadFrom { index }),
+            ApplyOutput::Visible { .. } => {}
+            ApplyOutput::Applied { index } => self.hand(member, at, Input::Log(LogInput::Applied { index })),
+            ApplyOutput::Installed { point, members } => {
+                self.count("snapshot: installed");
+                self.trace(|| format!("m{member} installed a snapshot at {}", point.index));
+                self.hand(member, at, Input::Log(LogInput::Installed { point, members }));
+            }
+            ApplyOutput::Checkpoint { frozen, point, membership } => {
+                self.hand(member, at, Input::Checkpoint(CheckpointInput { frozen, point, membership }));
+            }
+            ApplyOutput::Failed { reason } => self.hand(member, at, Input::Log(LogInput::Failed { reason })),
+        }
+    }
+
+    // ---- background ----
+
+    fn step_checkpoint(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let running = machine.running.as_mut().expect("a stage of a running member");
+        let stage = &mut running.stages.checkpoint;
+        let mut background = None;
+        let output = if stage.is_stuck() {
+            stage.retry(&mut Unpaced)
+        } else {
+            match running.queues[Stage::Checkpoint as usize].waiting.pop_front() {
+                Some(Input::Checkpoint(input)) => Some(stage.step(input, &mut Unpaced)),
+                _ => {
+                    background = Some(stage.background(&mut Unpaced));
+                    None
+                }
+            }
+        };
+        let epoch = machine.epoch;
+        let at = self.busy(member, Stage::Checkpoint);
+        match output {
+            Some(CheckpointOutput::Durable { point, membership }) => {
+                self.count("checkpoint: durable");
+                self.hand(member, at, Input::CheckpointDone(Some(point.index)));
+                self.hand(member, at, Input::Log(LogInput::Checkpointed { point, membership }));
+            }
+            Some(CheckpointOutput::Void) => self.hand(member, at, Input::CheckpointDone(None)),
+            Some(CheckpointOutput::Failed { reason }) => {
+                self.hand(member, at, Input::Log(LogInput::Failed { reason: format!("a checkpoint failed: {reason}") }));
+            }
+            Some(CheckpointOutput::NoSpace) | None => {}
+        }
+        let mut next = now + BACKGROUND_NANOS;
+        match background {
+            Some(Ok(true)) => next = at + MILLI,
+            Some(Err(reason)) => {
+                let reason = format!("background work on the store failed: {reason}");
+                self.hand(member, at, Input::Log(LogInput::Failed { reason }));
+            }
+            _ => {}
+        }
+        self.wake_at(member, epoch, Stage::Checkpoint, next);
+        Ok(())
+    }
+
+    fn step_transfer(&mut self, member: usize) -> Checked {
+        let now = self.events.now();
+        let machine = &mut self.machines[member];
+        let time = machine.now(now);
+        let running = machine.running.as_mut().expect("a stage of a running member");
+        let stage = &mut running.stages.transfer;
+        let mut outputs = stage.tick(time);
+        for input in running.queues[Stage::Transfer as usize].waiting.drain(..) {
+            if let Input::Transfer(input) = input {
+                outputs.extend(stage.step(input, time, &mut Unpaced));
+            }
+        }
+        let epoch = machine.epoch;
+        let at = self.busy(member, Stage::Transfer);
+        for output in outputs {
+            match output {
+                TransferOutput::Send { to, frame } => self.send(member, to, Lane::Bulk, frame.encode()),
+                TransferOutput::Fetched { from, point, generation } => {
+                    self.count("snapshot: fetched");
+                    self.hand(member, at, Input::Log(LogInput::SnapshotFetched { from, point, generation }));
+                }
+                TransferOutput::GaveUp { from, point } => {
+                    self.count("snapshot: given up");
+                    self.hand(member, at, Input::Log(LogInput::SnapshotFailed { from, point }));
+                }
+            }
+        }
+        self.wake_at(member, epoch, Stage::Transfer, now + BACKGROUND_NANOS);
+        Ok(())
+    }
+
+    // ---- frames ----
+
+    fn send(&mut self, from: usize, to_id: MemberId, lane: Lane, bytes: Bytes) {
+        let now = self.events.now();
+        let Some(&to) = self.numbers.get(&to_id) else { return };
+        if self.machines[to].running.is_none() {
+            self.unreachable(from, to_id, 50 * MILLI);
+            return;
+        }
+        // Raft messages must survive anything; everything else crosses a connection that keeps order or breaks.
+        let strict = !matches!(Frame::decode(bytes.clone()), Ok(Frame::Raft(_)));
+        let lane = lane as u8;
+        let fate = self.network.send(now, from, to, lane, strict, bytes.len());
+        let sent = Sent {
+            from_id: super::member_id(from),
+            to_id,
+            to_epoch: self.machines[to].epoch,
+            lane,
+            breaks: self.network.breaks(from, to, lane),
+            strict,
+        };
+        match fate {
+            Fate::Arrives { at, again_at } => {
+                for at in [Some(at), again_at].into_iter().flatten() {
+                    self.events.at(at, Event::Frame { from, to, sent, bytes: bytes.clone() });
+                }
+            }
+            Fate::Corrupt { at, bit } => {
+                let mut damaged = bytes.to_vec();
+                damaged[(bit / 8) as usize] ^= 1 << (bit % 8);
+                self.events.at(at, Event::Frame { from, to, sent, bytes: Bytes::from(damaged) });
+            }
+            Fate::Lost => {}
+            Fate::Broken { known_at } => self.unreachable(from, to_id, known_at - now),
+        }
+    }
+
+    fn unreachable(&mut self, from: usize, to: MemberId, after: u64) {
+        let now = self.events.now();
+        let Some(running) = &mut self.machines[from].running else { return };
+        if now < running.last_unreachable + 20 * MILLI {
+            return;
+        }
+        running.last_unreachable = now;
+        let epoch = self.machines[from].epoch;
+        let input = Input::Log(LogInput::Unreachable { to });
+        self.events.after(after, Event::Hand { member: from, epoch, input });
+    }
+
+    pub(super) fn arrived(&mut self, from: usize, to: usize, sent: Sent, bytes: Bytes) -> Checked {
+        let current = self.machines[to].epoch == sent.to_epoch;
+        let unbroken = self.network.breaks(from, to, sent.lane) == sent.breaks;
+        if self.machines[to].running.is_none() || (sent.strict && !(current && unbroken)) {
+            return Ok(());
+        }
+        debug_assert_eq!(self.numbers.get(&sent.to_id), Some(&to));
+        self.hash.bytes(&bytes[FRAME_HEADER_BYTES.min(bytes.len())..bytes.len().min(64)]);
+        if Frame::decode(bytes.clone()).is_err() {
+            // The receiver ends a connection that carries nonsense.
+            self.network.break_one(from, to, sent.lane);
+            self.unreachable(from, sent.to_id, MILLI);
+            if sent.strict {
+                return Ok(());
+            }
+        }
+        self.push(to, Input::Log(LogInput::Frame { from: sent.from_id, frame: bytes }))
+    }
+
+    /// Tells a client what became of its request, unless the member dies before.
+    fn tell(&mut self, member: usize, at: u64, seq: u64, delivery: Delivery) {
+        let epoch = self.machines[member].epoch;
+        self.events.at(at, Event::Tell { member, epoch, seq, delivery });
+    }
+}
