@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_ids::{ClusterTime, LogIndex, Revision, Term, WallTime};
+use quorate_disk::MemoryDisk;
+use quorate_ids::{ClusterId, ClusterTime, Incarnation, LogIndex, MemberId, Revision, Term, WallTime};
 use quorate_models::keys::watch::RevisionEvents;
 use quorate_models::keys::{self, Command, DeleteRange, Keys, Put, RangeEnd, RangeQuery, RangeReply, Reply};
 use quorate_models::{Cursor, Stamps, Step};
-use quorate_store::Store;
+use quorate_store::{CheckpointMeta, Identity, Store, StoreConfig, Unpaced};
 
 pub struct Machine {
     pub store: Store,
@@ -17,13 +18,32 @@ pub struct Machine {
     pub events: Vec<Arc<RevisionEvents>>,
     /// Slices that the last command took.
     pub slices: usize,
+    /// Bodies that had to be loaded for commands.
+    pub loaded: usize,
 }
 
 impl Machine {
     pub fn new() -> Self {
-        let store = Store::in_memory();
+        Self::over(Store::in_memory())
+    }
+
+    /// A member whose bodies leave memory with each checkpoint.
+    pub fn cold() -> Self {
+        let config =
+            StoreConfig { body_cache_bytes: 0, segment_bytes_max: 16 << 10, ..StoreConfig::default() };
+        let identity = Identity { cluster: ClusterId(1), member: MemberId(1), incarnation: Incarnation(1) };
+        Self::over(Store::create(Arc::new(MemoryDisk::new()), config, identity, 0).expect("a store"))
+    }
+
+    pub fn checkpoint(&mut self) {
+        let meta = CheckpointMeta { applied_index: LogIndex(self.index), ..CheckpointMeta::default() };
+        let frozen = self.store.write().freeze(meta).expect("no front is frozen yet");
+        self.store.checkpoint(&frozen, &mut Unpaced).expect("a checkpoint");
+    }
+
+    fn over(store: Store) -> Self {
         let keys = Keys::open(&store.read());
-        Self { store, keys, index: 0, term: 1, events: Vec::new(), slices: 0 }
+        Self { store, keys, index: 0, term: 1, events: Vec::new(), slices: 0, loaded: 0 }
     }
 
     pub fn apply(&mut self, command: &Command) -> Reply {
@@ -51,6 +71,8 @@ impl Machine {
                 Step::Done(reply) => break reply,
                 Step::More => between(&self.store, &mut self.keys),
                 Step::Need(bodies) => {
+                    assert!(!bodies.is_empty(), "a need names bodies");
+                    self.loaded += bodies.len();
                     for at in bodies {
                         cursor.loaded.insert(at, self.store.load(at).expect("a body"));
                     }

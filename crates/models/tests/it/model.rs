@@ -22,6 +22,8 @@ pub enum Doing {
     CompactStep(usize),
     /// As after a restart.
     Reopen,
+    /// Bodies leave memory.
+    Checkpoint,
     Read(RangeQuery, u64),
 }
 
@@ -145,6 +147,7 @@ pub fn doing() -> impl Strategy<Value = Doing> {
         1 => (0..6u64).prop_map(Doing::CompactBack),
         2 => (1..5usize).prop_map(Doing::CompactStep),
         1 => Just(Doing::Reopen),
+        1 => Just(Doing::Checkpoint),
         3 => (query(), 0..8u64).prop_map(|(query, back)| Doing::Read(query, back)),
     ]
 }
@@ -251,7 +254,7 @@ fn check_everything(machine: &Machine, reference: &Reference) {
 }
 
 pub fn check(doings: Vec<Doing>) {
-    let mut machine = Machine::new();
+    let mut machine = Machine::cold();
     // The same commands on a member that never forgets: it must not differ.
     let mut other = Machine::new();
     let mut reference = Reference::new();
@@ -266,6 +269,7 @@ pub fn check(doings: Vec<Doing>) {
                 machine.keys.compact_step(&mut machine.store.write(), budget);
             }
             Doing::Reopen => machine.keys = Keys::open(&machine.store.read()),
+            Doing::Checkpoint => machine.checkpoint(),
             Doing::Read(query, back) => {
                 let at = Revision(reference.revision().saturating_sub(back).max(1).max(reference.compacted));
                 let query = RangeQuery { revision: at, ..query };
