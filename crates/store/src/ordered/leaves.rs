@@ -84,12 +84,16 @@ impl Leaves {
     /// Inserts an entry before entry `to` of page `at`, for which that page has no room as it is.
     fn make_room(&mut self, node: &mut Node, at: usize, to: usize, new: &NewEntry<'_>) {
         let handle = page_of(node, at);
-        self.stage.clear();
-        self.gather_with(handle, to, new);
-        if self.stage.fits(0..self.stage.len(), &self.longs) {
-            return self.write(node, at, 0..self.stage.len());
+        let page = self.pages.get(handle);
+        let (first, last) = (to == 0, to == page.count());
+        // Only a page with dead bytes, or one whose prefix does not fit the key, may have room once written anew.
+        if first || last || page.has_dead_bytes() {
+            self.stage.clear();
+            self.gather_with(handle, to, new);
+            if self.stage.fits(0..self.stage.len(), &self.longs) {
+                return self.write(node, at, 0..self.stage.len());
+            }
         }
-        let (first, last) = (to == 0, to == self.pages.get(handle).count());
         if first || last {
             self.place_beside(node, at, first, new);
         } else if !self.share(node, at, to, new) {

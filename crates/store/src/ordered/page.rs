@@ -127,6 +127,10 @@ impl Page {
         self.u16_at(4)
     }
 
+    pub(super) fn has_dead_bytes(&self) -> bool {
+        self.dead() > 0
+    }
+
     fn prefix_len(&self) -> usize {
         usize::from(self.0[6])
     }
