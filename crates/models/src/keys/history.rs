@@ -6,11 +6,12 @@
 use std::ops::ControlFlow;
 
 use quorate_ids::Revision;
-use quorate_store::Tables;
+use quorate_store::{BodyError, Store, Tables};
 
-use super::query::{check_compacted, value_at};
+use super::command::RangeQuery;
+use super::query::{check_compacted, load_value, range, value_at};
 use super::reply::{Event, EventKind, KeyMeta, KeyValue, KeysError, Value};
-use super::rows::{HistoryRow, Rev, compacted_revision, current_revision, history_key};
+use super::rows::{HistoryRow, Rev, compacted_revision, current_revision, history_key, value_of_body};
 use super::watch::RevisionEvents;
 use crate::tables::HISTORY;
 
@@ -107,4 +108,38 @@ fn past_event(
         Some(KeyValue { key: key.clone(), meta: row.meta(previous), value: Value::At(at) })
     });
     Event { kind: row.kind, kv: KeyValue { key, meta, value }, previous }
+}
+
+/// The value that an event's [`Event::previous`] had, for a face that sends it. Reads the disk where it must: never
+/// call it with the store's lock held. `None`: there was nothing before, or compaction has taken it since.
+///
+/// Events stay in memory longer than the files that their locations name: records move. Then the version is looked up
+/// again, as of the revision before the event.
+pub fn load_previous(store: &Store, event: &Event) -> Result<Option<KeyValue>, KeysError> {
+    let Some(previous) = &event.previous else { return Ok(None) };
+    let _pin = store.pin();
+    let here = |value| Ok(Some(KeyValue { value: Value::Here(value), ..previous.clone() }));
+    match &previous.value {
+        Value::At(at) => match store.load(*at) {
+            Err(BodyError::Gone { .. }) => {}
+            Err(error) => return Err(KeysError::Unreadable { reason: error.to_string() }),
+            Ok(body) => {
+                let (_, value) = value_of_body(&body)
+                    .map_err(|error| KeysError::Unreadable { reason: error.to_string() })?;
+                return here(value);
+            }
+        },
+        value => return here(load_value(store, value)?),
+    }
+    let before = Revision(event.kv.meta.mod_revision.0 - 1);
+    let query = RangeQuery { revision: before, ..RangeQuery::point(previous.key.clone()) };
+    match range(store, &query) {
+        // None: it was superseded within its own revision, which no reader can ask for.
+        Ok(reply) => match reply.kvs.into_iter().find(|kv| kv.meta == previous.meta) {
+            Some(kv) => here(load_value(store, &kv.value)?),
+            None => Ok(None),
+        },
+        Err(KeysError::Compacted { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -84,6 +84,12 @@ impl LeaseClock {
         self.leases.get(&id).is_some_and(|timed| timed.deadline.is_none())
     }
 
+    /// The TTL that a lease was granted for, in seconds; `None`: there is no such lease.
+    #[must_use]
+    pub fn ttl_seconds(&self, id: i64) -> Option<i64> {
+        self.leases.get(&id).map(|timed| timed.ttl_seconds)
+    }
+
     /// Nanoseconds until a lease runs out, 0 where its expiry is proposed; `None`: there is no such lease.
     #[must_use]
     pub fn remaining_nanos(&self, id: i64, now: Monotonic) -> Option<u64> {

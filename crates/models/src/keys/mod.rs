@@ -29,7 +29,7 @@ pub use command::{
     SortTarget, Txn,
 };
 pub use hash::{HashScan, KeysHash, hash_kv};
-pub use history::{HistoryResume, history_slice};
+pub use history::{HistoryResume, history_slice, load_previous};
 pub use lease_clock::LeaseClock;
 pub use leases::{Lease, alarms, lease, lease_keys, leases};
 pub use query::{

@@ -8,7 +8,7 @@ use quorate_ids::{ClusterId, ClusterTime, Incarnation, LogIndex, MemberId, Revis
 use quorate_models::keys::watch::RevisionEvents;
 use quorate_models::keys::{self, Command, DeleteRange, Keys, Put, RangeEnd, RangeQuery, RangeReply, Reply};
 use quorate_models::{Cursor, Stamps, Step};
-use quorate_store::{CheckpointMeta, Identity, Store, StoreConfig, Unpaced};
+use quorate_store::{CheckpointMeta, Identity, RewriteStep, Store, StoreConfig, Unpaced};
 
 pub struct Machine {
     pub store: Store,
@@ -39,6 +39,20 @@ impl Machine {
         let meta = CheckpointMeta { applied_index: LogIndex(self.index), ..CheckpointMeta::default() };
         let frozen = self.store.write().freeze(meta).expect("no front is frozen yet");
         self.store.checkpoint(&frozen, &mut Unpaced).expect("a checkpoint");
+    }
+
+    /// Moves the live records out of segments that are mostly dead, and gives those up.
+    pub fn rewrite(&mut self) {
+        for _ in 0..20 {
+            match self.store.rewrite_step(8 << 10).expect("rewriting") {
+                RewriteStep::Idle => break,
+                RewriteStep::Damaged { .. } => panic!("nothing is damaged"),
+                RewriteStep::Full | RewriteStep::More { .. } | RewriteStep::Vacated { .. } => {
+                    self.checkpoint()
+                }
+            }
+        }
+        self.store.collect().expect("collected");
     }
 
     fn over(store: Store) -> Self {

@@ -24,6 +24,8 @@ pub enum Doing {
     Reopen,
     /// Bodies leave memory.
     Checkpoint,
+    /// Bodies move.
+    Rewrite,
     Read(RangeQuery, u64),
 }
 
@@ -148,6 +150,7 @@ pub fn doing() -> impl Strategy<Value = Doing> {
         2 => (1..5usize).prop_map(Doing::CompactStep),
         1 => Just(Doing::Reopen),
         1 => Just(Doing::Checkpoint),
+        1 => Just(Doing::Rewrite),
         3 => (query(), 0..8u64).prop_map(|(query, back)| Doing::Read(query, back)),
     ]
 }
@@ -270,6 +273,7 @@ pub fn check(doings: Vec<Doing>) {
             }
             Doing::Reopen => machine.keys = Keys::open(&machine.store.read()),
             Doing::Checkpoint => machine.checkpoint(),
+            Doing::Rewrite => machine.rewrite(),
             Doing::Read(query, back) => {
                 let at = Revision(reference.revision().saturating_sub(back).max(1).max(reference.compacted));
                 let query = RangeQuery { revision: at, ..query };

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use quorate_ids::Revision;
 use quorate_models::keys::watch::{Feed, Matches, RevisionEvents, WatchId, WatchSet, Watcher};
 use quorate_models::keys::{
-    self, Command, EventKind, HistoryResume, KeysError, RangeEnd, Reply, history_slice,
+    self, Command, EventKind, HistoryResume, KeysError, RangeEnd, Reply, history_slice, load_previous,
 };
 
 use crate::machine::{Machine, bytes};
@@ -272,4 +272,38 @@ fn a_revision_too_large_for_memory_reaches_watchers_through_history() {
         assert!(seen.is_sorted_by_key(|(revision, ..)| *revision));
     }
     assert_eq!(HistoryResume::from(Revision(7)).revision(), Revision(7));
+}
+
+#[test]
+fn what_was_before_an_event_is_found_after_its_record_moved_and_not_once_it_is_compacted() {
+    let mut machine = Machine::cold();
+    for number in 0..50 {
+        machine.put(&format!("{number:02}"), &"before".repeat(100));
+    }
+    machine.checkpoint();
+    for number in 0..50 {
+        machine.put(&format!("{number:02}"), "after");
+    }
+    let events: Vec<_> = machine.events.drain(..).flat_map(|events| events.events().to_vec()).collect();
+    let previous = |machine: &Machine, event| load_previous(&machine.store, event).expect("readable");
+    let before = |kv: keys::KeyValue| kv.value == keys::Value::Here(bytes(&"before".repeat(100)));
+    assert!(events[..50].iter().all(|event| previous(&machine, event).is_none()));
+    assert!(events[50..].iter().all(|event| previous(&machine, event).is_some_and(before)));
+    // Most of the old versions go; what is left of their segments is moved, and the files go.
+    machine.apply(&Command::Compact { revision: Revision(97) });
+    machine.compact_fully();
+    machine.checkpoint();
+    machine.rewrite();
+    let moved = |event: &&keys::Event| match &event.previous.as_ref().expect("an overwrite").value {
+        keys::Value::At(at) => machine.store.load(*at).is_err(),
+        _ => false,
+    };
+    assert!(events[97..].iter().filter(moved).count() > 0, "no record moved: the test shows nothing");
+    // Revision 97 itself is readable, so what the changes after it superseded is still there.
+    for event in &events[50..] {
+        let found = previous(&machine, event);
+        let still_there = event.kv.meta.mod_revision > Revision(97);
+        assert!(found.is_some() || !still_there);
+        assert!(found.is_none_or(before));
+    }
 }

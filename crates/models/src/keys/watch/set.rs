@@ -254,8 +254,16 @@ impl WatchSet {
         if complete {
             reached.into_iter().for_each(|(old, id)| self.advance(id, old, next.revision()));
         } else {
-            let watchers = reached.into_iter().map(|(_, id)| id).collect();
-            self.part = Some(Part { revision: next.revision(), watchers, resume: next });
+            // They have all below this revision, and stay unsynced until they have the rest of it.
+            let revision = next.revision();
+            for (old, id) in &reached {
+                self.unsynced.remove(&(*old, *id));
+                self.unsynced.insert((revision, *id));
+                let watching = self.watchers.get_mut(id).expect("an unsynced watcher is a watcher");
+                watching.watcher.next_revision = revision;
+            }
+            let watchers: BTreeSet<_> = reached.into_iter().map(|(_, id)| id).collect();
+            self.part = (!watchers.is_empty()).then_some(Part { revision, watchers, resume: next });
         }
         matches
     }
