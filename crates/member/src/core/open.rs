@@ -145,7 +145,10 @@ pub fn open(
         let founding = founding.ok_or(OpenError::Empty)?;
         found_log(wal_disk, &config, founding)?;
     }
-    let (wal, recovered) = Wal::open(wal_disk.clone(), config.wal.clone(), None)?;
+    let (mut wal, mut recovered) = Wal::open(wal_disk.clone(), config.wal.clone(), None)?;
+    if let Some(founding) = founding {
+        go_on_founding(&mut wal, &mut recovered, founding)?;
+    }
     let identity = Identity {
         cluster: recovered.identity.cluster,
         member: recovered.identity.member,
@@ -196,7 +199,11 @@ pub fn open(
 fn found_log(wal_disk: &Arc<dyn Disk>, config: &OpenConfig, founding: &Founding) -> Result<(), OpenError> {
     let identity = wal_identity(founding.identity());
     let mut wal = Wal::create(wal_disk.clone(), config.wal.clone(), identity, FIRST_GENERATION)?;
-    let (_, point) = founding.start();
+    note_founding(&mut wal, founding.start().1)
+}
+
+/// Writes the point that the founding stands for. Does nothing for a member that joins: it is sent one.
+fn note_founding(wal: &mut Wal, point: SnapshotPoint) -> Result<(), OpenError> {
     if point.index > LogIndex::ZERO {
         wal.append(&[
             Record::Restart { index: point.index, term: point.term, store_generation: FIRST_GENERATION },
@@ -208,6 +215,28 @@ fn found_log(wal_disk: &Arc<dyn Disk>, config: &OpenConfig, founding: &Founding)
         ])?;
         wal.mark()?;
     }
+    Ok(())
+}
+
+/// A crash may have come after the log was made and before the founding was noted in it, in part or whole. Nothing
+/// was promised to anybody yet, so the founding just goes on.
+fn go_on_founding(wal: &mut Wal, recovered: &mut Recovered, founding: &Founding) -> Result<(), OpenError> {
+    let (_, point) = founding.start();
+    let owner = (recovered.identity.cluster, recovered.identity.member);
+    let founds =
+        owner == (founding.identity().cluster, founding.identity().member) && point.index > LogIndex::ZERO;
+    let cut_short = recovered.hard_state == quorate_wal::HardState::default()
+        && recovered.entries.is_empty()
+        && recovered.last_index <= point.index;
+    if !founds || !cut_short {
+        return Ok(());
+    }
+    note_founding(wal, point)?;
+    recovered.restart = quorate_wal::RestartPoint { index: point.index, term: point.term };
+    recovered.hard_state =
+        quorate_wal::HardState { term: point.term, vote: MemberId::ZERO, commit: point.index };
+    recovered.last_index = point.index;
+    recovered.last_term = point.term;
     Ok(())
 }
 
@@ -265,11 +294,18 @@ fn restored(recovered: &Recovered, extra: &Extra, applied: SnapshotPoint) -> Res
         None if recovered.last_index <= applied.index => (applied.index, applied.term),
         Some(_) | None => return Err(OpenError::StoreMissing),
     };
-    let hard_state = HardState {
+    let mut hard_state = HardState {
         term: recovered.hard_state.term,
         vote: (recovered.hard_state.vote != MemberId::ZERO).then_some(recovered.hard_state.vote),
         commit: recovered.hard_state.commit,
     };
+    // A batch that a crash cut short may have left entries, or a restart point, of a term whose hard state came after
+    // them and is gone. That batch was never reported written, so nothing was promised in that term.
+    let last_term = entries.last().map_or(compacted.1, |last| last.term);
+    if last_term > hard_state.term {
+        hard_state.term = last_term;
+        hard_state.vote = None;
+    }
     Ok(Restored {
         hard_state,
         membership: extra.membership.clone(),
