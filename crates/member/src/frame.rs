@@ -165,6 +165,15 @@ pub enum Frame {
         index: LogIndex,
         hash: u64,
     },
+    /// Questions about leases, for the leader: run, sequence, lease, whether to keep it alive.
+    LeaseAsks {
+        asks: Vec<(u64, u64, i64, bool)>,
+    },
+    /// Answers to a run's questions: sequence and, unless the lease is missing, TTL in seconds and nanoseconds left.
+    LeaseAnswers {
+        start: u64,
+        answers: Vec<(u64, Option<(i64, u64)>)>,
+    },
     /// The answer to a joiner that has no cluster yet.
     Members {
         cluster: ClusterId,
@@ -256,6 +265,8 @@ impl Frame {
             Self::Record { .. } => 13,
             Self::Hashes { .. } => 14,
             Self::Members { .. } => 15,
+            Self::LeaseAsks { .. } => 16,
+            Self::LeaseAnswers { .. } => 17,
         }
     }
 
@@ -349,6 +360,26 @@ impl Frame {
             Self::Hashes { index, hash } => {
                 out.put_u64_le(index.0);
                 out.put_u64_le(*hash);
+            }
+            Self::LeaseAsks { asks } => {
+                out.put_u32_le(u32::try_from(asks.len()).expect("a bounded batch"));
+                for (start, seq, lease, renew) in asks {
+                    out.put_u64_le(*start);
+                    out.put_u64_le(*seq);
+                    out.put_i64_le(*lease);
+                    out.put_u8(u8::from(*renew));
+                }
+            }
+            Self::LeaseAnswers { start, answers } => {
+                out.put_u64_le(*start);
+                out.put_u32_le(u32::try_from(answers.len()).expect("a bounded batch"));
+                for (seq, alive) in answers {
+                    out.put_u64_le(*seq);
+                    out.put_u8(u8::from(alive.is_some()));
+                    let (ttl_seconds, remaining_nanos) = alive.unwrap_or_default();
+                    out.put_i64_le(ttl_seconds);
+                    out.put_u64_le(remaining_nanos);
+                }
             }
             Self::Members { cluster, list } => {
                 out.put_u64_le(cluster.0);
@@ -444,6 +475,23 @@ impl Frame {
             }
             14 => Self::Hashes { index: LogIndex(r.u64()?), hash: r.u64()? },
             15 => Self::Members { cluster: ClusterId(r.u64()?), list: r.bytes()? },
+            16 => {
+                let mut asks = Vec::new();
+                for _ in 0..r.u32()? {
+                    asks.push((r.u64()?, r.u64()?, r.u64()? as i64, r.u8()? == 1));
+                }
+                Self::LeaseAsks { asks }
+            }
+            17 => {
+                let (start, count) = (r.u64()?, r.u32()?);
+                let mut answers = Vec::new();
+                for _ in 0..count {
+                    let (seq, alive) = (r.u64()?, r.u8()? == 1);
+                    let answer = (r.u64()? as i64, r.u64()?);
+                    answers.push((seq, alive.then_some(answer)));
+                }
+                Self::LeaseAnswers { start, answers }
+            }
             _ => return Err(FrameError::Kind(kind)),
         };
         r.end()?;
@@ -504,6 +552,8 @@ mod tests {
             Frame::Record { request: 1, record: None },
             Frame::Record { request: 1, record: Some(Bytes::from_static(b"r")) },
             Frame::Hashes { index: LogIndex(1), hash: 2 },
+            Frame::LeaseAsks { asks: vec![(1, 2, -3, true), (1, 3, 4, false)] },
+            Frame::LeaseAnswers { start: 1, answers: vec![(2, None), (3, Some((10, 11)))] },
             Frame::Members { cluster: ClusterId(1), list: Bytes::from_static(b"l") },
         ]
     }

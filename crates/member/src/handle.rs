@@ -19,7 +19,7 @@ use quorate_models::keys::watch::Feed;
 use quorate_store::{BodyError, Location, Store};
 use tokio::sync::{oneshot, watch};
 
-use crate::core::LogInput;
+use crate::core::{LeaseAnswer, LogInput};
 use crate::membership::{Member, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
@@ -170,6 +170,7 @@ pub(crate) type ReadAnswer = oneshot::Sender<Result<LogIndex, RequestError>>;
 pub(crate) struct Waiting {
     pub proposals: HashMap<u64, Answer>,
     pub reads: HashMap<u64, ReadAnswer>,
+    pub leases: HashMap<u64, oneshot::Sender<Result<LeaseAnswer, RequestError>>>,
 }
 
 pub(crate) struct Shared {
@@ -255,12 +256,23 @@ impl Handle {
     }
 
     async fn request(&self, input: impl FnOnce(u64) -> LogInput) -> Result<Applied, RequestError> {
+        self.ask(|waiting| &mut waiting.proposals, input, self.shared.request_timeout).await
+    }
+
+    /// Sends an input under a new sequence number and waits for the answer to it.
+    async fn ask<T>(
+        &self,
+        queue: Queue<oneshot::Sender<Result<T, RequestError>>>,
+        input: impl FnOnce(u64) -> LogInput,
+        patience: Duration,
+    ) -> Result<T, RequestError> {
         let seq = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
         let (answer, outcome) = oneshot::channel();
-        self.waiting(|waiting| waiting.proposals.insert(seq, answer));
-        let forget = Forget { shared: &self.shared, seq, read: false };
+        let waiting = || self.shared.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        queue(&mut waiting()).insert(seq, answer);
+        let forget = Forget { shared: &self.shared, seq, queue };
         self.shared.inbox.push(input(seq)).map_err(|Full| RequestError::Overloaded)?;
-        let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
+        let outcome = tokio::time::timeout(patience, outcome).await;
         drop(forget);
         match outcome {
             Ok(Ok(outcome)) => outcome,
@@ -272,19 +284,21 @@ impl Handle {
     /// Waits until everything that was acknowledged anywhere before this call is visible here; returns that index.
     /// One quorum round is in flight at a time; all calls that come meanwhile share the next.
     pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
-        let seq = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
-        let (answer, outcome) = oneshot::channel();
-        self.waiting(|waiting| {
-            waiting.reads.insert(seq, answer);
-        });
-        let forget = Forget { shared: &self.shared, seq, read: true };
-        self.shared.inbox.push(LogInput::Read { seq }).map_err(|Full| RequestError::Overloaded)?;
-        let outcome = tokio::time::timeout(self.shared.request_timeout, outcome).await;
-        drop(forget);
-        match outcome {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(RequestError::Stopped { reason: "the member stopped".to_owned() }),
-            Err(_) => Err(RequestError::TimedOut),
+        self.ask(|waiting| &mut waiting.reads, |seq| LogInput::Read { seq }, self.shared.request_timeout)
+            .await
+    }
+
+    /// Asks the leader about a lease and, with `renew`, keeps it alive. Any member takes it; asking twice does no harm,
+    /// so a question that got lost on its way is asked again until the request times out.
+    pub async fn lease(&self, lease: i64, renew: bool) -> Result<LeaseAnswer, RequestError> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let deadline = tokio::time::Instant::now() + self.shared.request_timeout;
+        loop {
+            let input = |seq| LogInput::AskLease { seq, lease, renew };
+            match self.ask(|waiting| &mut waiting.leases, input, PATIENCE).await {
+                Err(RequestError::TimedOut) if tokio::time::Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
         }
     }
 
@@ -323,26 +337,21 @@ impl Handle {
         });
         outcome.await.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
     }
-
-    fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
-        change(&mut self.shared.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
 }
+
+/// One of the maps of [`Waiting`].
+type Queue<T> = fn(&mut Waiting) -> &mut HashMap<u64, T>;
 
 /// Forgets a request whose caller went away or gave up, so that nothing piles up.
-struct Forget<'a> {
+struct Forget<'a, T> {
     shared: &'a Shared,
     seq: u64,
-    read: bool,
+    queue: Queue<T>,
 }
 
-impl Drop for Forget<'_> {
+impl<T> Drop for Forget<'_, T> {
     fn drop(&mut self) {
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.read {
-            waiting.reads.remove(&self.seq);
-        } else {
-            waiting.proposals.remove(&self.seq);
-        }
+        (self.queue)(&mut waiting).remove(&self.seq);
     }
 }

@@ -13,6 +13,7 @@ pub mod metrics;
 mod shell;
 
 pub use config::{Config, InitialState};
+pub use core::LeaseAnswer;
 pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;

@@ -12,16 +12,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_consensus::{EntryKind, Membership};
-use quorate_ids::{LogIndex, Revision, Term};
+use quorate_ids::{LogIndex, Monotonic, Revision, Term};
 use quorate_models::keys::watch::Feed;
 use quorate_models::keys::{self, Keys};
 use quorate_models::{Cursor, ModelId, Stamps, Step};
 use quorate_store::{CheckpointMeta, Location, Store};
 
 use super::extra::Extra;
-use super::{ApplyInput, ApplyOutput, Committed};
+use super::lease_keeper::LeaseKeeper;
+use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
 use crate::envelope::{Envelope, Origin};
-use crate::frame::SnapshotPoint;
+use crate::frame::{Frame, SnapshotPoint};
 use crate::handle::{Applied, Identity, ModelReply, RequestError};
 
 /// Commands that run under one hold of the tables' lock.
@@ -64,6 +65,9 @@ pub struct ApplyStage {
     checkpoint_in_flight: bool,
     checkpoint_wanted: bool,
     compacting: bool,
+    leases: Option<LeaseKeeper>,
+    lease_asks: BTreeMap<LogIndex, Vec<LeaseAsk>>,
+    now: Monotonic,
     failed: bool,
 }
 
@@ -97,6 +101,9 @@ impl ApplyStage {
             checkpoint_in_flight: false,
             checkpoint_wanted: false,
             compacting: true,
+            leases: None,
+            lease_asks: BTreeMap::new(),
+            now: Monotonic::ZERO,
             failed: false,
         }
     }
@@ -157,9 +164,16 @@ impl ApplyStage {
         self.compacting = self.keys.compact_step(&mut tables, COMPACT_RECORDS_PER_SLICE);
     }
 
+    /// When the stage wants to work even if nothing arrives.
+    #[must_use]
+    pub fn next_work(&self) -> Option<Monotonic> {
+        self.leases.as_ref().filter(|_| !self.failed)?.next_deadline()
+    }
+
     /// Does a bounded amount of work.
-    pub fn work(&mut self) -> Vec<ApplyOutput> {
+    pub fn work(&mut self, now: Now) -> Vec<ApplyOutput> {
         let mut out = Vec::new();
+        self.now = self.now.max(now.monotonic);
         if self.failed {
             return out;
         }
@@ -167,6 +181,18 @@ impl ApplyStage {
             match self.queue.pop_front() {
                 Some(ApplyInput::Entries(entries)) => self.entries.extend(entries),
                 Some(ApplyInput::Reads { seqs, index }) => self.read(seqs, index, &mut out),
+                Some(ApplyInput::Leases { asks, index, term }) => {
+                    let leads = self.leases.as_ref().is_some_and(|leases| leases.term() == term);
+                    if leads {
+                        self.lease_asks.entry(index).or_default().extend(asks);
+                        self.answer_leases(&mut out);
+                    }
+                }
+                Some(ApplyInput::Lead { term }) => self.lead(term),
+                Some(ApplyInput::Follow) => {
+                    self.leases = None;
+                    self.lease_asks.clear();
+                }
                 Some(ApplyInput::CheckpointNow) => self.checkpoint_wanted = true,
                 Some(ApplyInput::Install { point, generation }) => self.install(point, generation, &mut out),
                 None => {}
@@ -176,8 +202,35 @@ impl ApplyStage {
             self.failed = true;
             out.push(ApplyOutput::Failed { reason });
         }
+        self.expire_leases(&mut out);
         self.cut_checkpoint(&mut out);
         out
+    }
+
+    // ---- leases ----
+
+    fn lead(&mut self, term: Term) {
+        let mut leases = LeaseKeeper::new(term);
+        leases.applied(self.term, &self.store, self.now);
+        self.leases = Some(leases);
+    }
+
+    fn answer_leases(&mut self, out: &mut Vec<ApplyOutput>) {
+        let Some(leases) = self.leases.as_mut().filter(|leases| leases.is_running()) else { return };
+        while let Some(first) = self.lease_asks.first_entry().filter(|first| *first.key() <= self.applied) {
+            for ask in first.remove() {
+                if let Some(answer) = leases.ask(ask, self.now) {
+                    out.push(lease_answer(self.identity, self.start, ask, answer));
+                }
+            }
+        }
+    }
+
+    fn expire_leases(&mut self, out: &mut Vec<ApplyOutput>) {
+        let Some(leases) = &mut self.leases else { return };
+        while let Some(command) = leases.due(self.now) {
+            out.push(ApplyOutput::Expire { term: leases.term(), command });
+        }
     }
 
     fn read(&mut self, seqs: Vec<u64>, index: LogIndex, out: &mut Vec<ApplyOutput>) {
@@ -228,6 +281,10 @@ impl ApplyStage {
             out.extend(first.remove().into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index }));
         }
         out.push(ApplyOutput::Applied { index: self.applied });
+        if let Some(leases) = &mut self.leases {
+            leases.applied(self.term, &self.store, self.now);
+        }
+        self.answer_leases(out);
         Ok(())
     }
 
@@ -282,7 +339,7 @@ impl ApplyStage {
     }
 
     fn finish(&mut self, reply: Option<ModelReply>, answers: &mut Vec<ApplyOutput>) {
-        let Running { committed, envelope, .. } = self.running.take().expect("a running command");
+        let Running { committed, envelope, command, .. } = self.running.take().expect("a running command");
         let entry = &committed.entry;
         assert_eq!(entry.index, self.applied.next(), "entries are applied without a gap");
         self.applied = entry.index;
@@ -295,6 +352,14 @@ impl ApplyStage {
         self.extra.cluster_time = self.extra.cluster_time.max(envelope.cluster_time);
         self.extra.wall_time = self.extra.wall_time.max(envelope.wall_time);
         self.compacting |= matches!(reply, Some(ModelReply::Keys(keys::Reply::Compact { .. })));
+        if let (Some(leases), Some(command), Some(ModelReply::Keys(reply))) =
+            (&mut self.leases, &command, &reply)
+        {
+            let decided = leases.saw(command, reply, self.now);
+            let told =
+                decided.into_iter().map(|(ask, said)| lease_answer(self.identity, self.start, ask, said));
+            answers.extend(told);
+        }
         let Origin { member, start, seq } = envelope.origin;
         if member == self.identity.member
             && start == self.start
@@ -384,6 +449,20 @@ impl ApplyStage {
             );
         }
     }
+}
+
+/// The answer to a question about a lease, on its way to the client or to the member that asked for its client.
+fn lease_answer(identity: Identity, start: u64, ask: LeaseAsk, answer: LeaseAnswer) -> ApplyOutput {
+    let Origin { member, start: asker_start, seq } = ask.asker;
+    if member == identity.member && asker_start == start {
+        return ApplyOutput::AnswerLease { seq, outcome: Ok(answer) };
+    }
+    let alive = match answer {
+        LeaseAnswer::Alive { ttl_seconds, remaining_nanos } => Some((ttl_seconds, remaining_nanos)),
+        LeaseAnswer::Missing => None,
+    };
+    let frame = Frame::LeaseAnswers { start: asker_start, answers: vec![(seq, alive)] };
+    ApplyOutput::Send { to: member, frame: frame.encode() }
 }
 
 /// A running hash over all commands ever applied: equal logs have equal hashes.

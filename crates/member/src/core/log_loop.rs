@@ -12,14 +12,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_consensus::{
     Consensus, Entry, EntryKind, Membership, MembershipChange, MembershipEntry, Message, ProposeError,
-    ReadOutcome, Role,
+    ReadOutcome, ReplicationState, Role,
 };
 use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
 
 use super::clock::Stamper;
+use super::offers::Offers;
 use super::proposals::{Proposals, Request};
 use super::reads::Reads;
-use super::{ApplyInput, Committed, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict};
+use super::{
+    ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
+};
 use crate::envelope::{Envelope, Origin};
 use crate::frame::{ForwardRefusal, Forwarded, ForwardedBody, Frame, Lane, SnapshotPoint};
 use crate::handle::{Identity, MembershipRefusal, RequestError, Status};
@@ -47,6 +50,13 @@ pub struct LogLoopConfig {
     pub learners_max: usize,
     /// Refuse membership changes that would leave too few started members.
     pub strict_membership: bool,
+}
+
+/// What waits for a quorum to confirm the leader.
+#[derive(Clone, Copy, Debug)]
+enum Confirm {
+    Read { seq: u64 },
+    Lease(LeaseAsk),
 }
 
 /// What became durable with a batch, for consensus.
@@ -78,7 +88,9 @@ pub struct LogLoop {
     membership: Membership,
     stamper: Stamper,
     proposals: Proposals,
-    reads: Reads,
+    reads: Reads<Confirm>,
+    /// Expiries of leases that wait to be proposed.
+    expiries: std::collections::VecDeque<(Term, Bytes)>,
     next_tick: Monotonic,
     batch: LogBatch,
     batch_needs_write: bool,
@@ -94,6 +106,7 @@ pub struct LogLoop {
     fetching: Option<Fetching>,
     /// Stepped into consensus; if its next ready does not take it, it was stale.
     fetched: Option<(SnapshotPoint, u64)>,
+    offers: Offers,
     /// The generation that the apply stage switches to.
     installing: Option<u64>,
     transfer_since: Option<Monotonic>,
@@ -119,6 +132,7 @@ impl LogLoop {
         let mut this = Self {
             proposals: Proposals::new(config.proposals_max, config.proposal_bytes_max),
             reads: Reads::new(config.start, config.reads_max),
+            expiries: std::collections::VecDeque::new(),
             stamper: Stamper::new(stamps.0, stamps.1),
             next_tick: now.monotonic.plus(config.tick_nanos),
             config,
@@ -137,6 +151,7 @@ impl LogLoop {
             last_index,
             fetching: None,
             fetched: None,
+            offers: Offers::default(),
             installing: None,
             transfer_since: None,
             no_space: false,
@@ -170,7 +185,12 @@ impl LogLoop {
             LogInput::ChangeMembership { seq, request } => {
                 self.accept(seq, Request::Membership(request), now)
             }
-            LogInput::Read { seq } => self.accept_read(seq),
+            LogInput::Read { seq } => self.accept_read(Confirm::Read { seq }),
+            LogInput::AskLease { seq, lease, renew } => {
+                let asker = Origin { member: self.config.identity.member, start: self.config.start, seq };
+                self.accept_read(Confirm::Lease(LeaseAsk { asker, lease, renew }));
+            }
+            LogInput::Expire { term, command } => self.expiries.push_back((term, command)),
             LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
             LogInput::Unreachable { to } => self.consensus.report_unreachable(to),
@@ -222,11 +242,23 @@ impl LogLoop {
         }
     }
 
-    fn accept_read(&mut self, seq: u64) {
-        let refusal = self.why_not_serving();
-        let refusal = refusal.or_else(|| (!self.reads.accept(seq)).then_some(RequestError::Overloaded));
-        if let Some(error) = refusal {
-            self.out.push(LogOutput::RefuseRead { seq, error });
+    fn accept_read(&mut self, read: Confirm) {
+        let refusal = match self.why_not_serving() {
+            None if self.reads.accept(read) => return,
+            None => RequestError::Overloaded,
+            Some(refusal) => refusal,
+        };
+        self.refuse_read(read, refusal);
+    }
+
+    fn refuse_read(&mut self, read: Confirm, error: RequestError) {
+        match read {
+            Confirm::Read { seq } => self.out.push(LogOutput::RefuseRead { seq, error }),
+            Confirm::Lease(ask) if ask.asker.member == self.config.identity.member => {
+                self.out.push(LogOutput::AnswerLease { seq: ask.asker.seq, outcome: Err(error) });
+            }
+            // A peer's question: it asks again.
+            Confirm::Lease(_) => {}
         }
     }
 
@@ -253,6 +285,15 @@ impl LogLoop {
 
     fn propose_waiting(&mut self, now: Now) {
         let me = self.config.identity.member;
+        while let Some((term, command)) = self.expiries.pop_front() {
+            // Nobody waits for it: its origin names no request.
+            let origin = Origin { member: me, start: self.config.start, seq: 0 };
+            let request = Request::Command { model: quorate_models::ModelId::KEYS, command: command.clone() };
+            if term == self.consensus.leadership().2 && self.propose(origin, request, now).is_err() {
+                self.expiries.push_front((term, command));
+                break;
+            }
+        }
         while let Some((seq, request)) = self.proposals.next_waiting() {
             let origin = Origin { member: me, start: self.config.start, seq };
             match self.propose(origin, request, now) {
@@ -318,7 +359,7 @@ impl LogLoop {
             }
             MembershipRequest::Add { is_learner: false, .. } if self.config.strict_membership => {
                 let started = self.membership.voters.iter().filter(|id| active(id)).count();
-                let quorum_after = (self.membership.voters.len() + 1) / 2 + 1;
+                let quorum_after = quorum(self.membership.voters.len() + 1);
                 if started < quorum_after { Err(MembershipRefusal::NotEnoughStarted) } else { Ok(()) }
             }
             MembershipRequest::Remove { id } if self.membership.is_voter(*id) => {
@@ -327,7 +368,7 @@ impl LogLoop {
                 }
                 let rest = self.membership.voters.iter().filter(|voter| *voter != id);
                 let started = rest.filter(|voter| active(voter)).count();
-                let quorum_after = (self.membership.voters.len() - 1) / 2 + 1;
+                let quorum_after = quorum(self.membership.voters.len() - 1);
                 let too_few = self.config.strict_membership && started < quorum_after;
                 if too_few { Err(MembershipRefusal::NotEnoughStarted) } else { Ok(()) }
             }
@@ -376,6 +417,34 @@ impl LogLoop {
         }
     }
 
+    fn round_answered(&mut self, token: u64, index: LogIndex) {
+        let (role, leader, term) = self.consensus.leadership();
+        let (mut seqs, mut asks) = (Vec::new(), Vec::new());
+        for read in self.reads.answered(token) {
+            match read {
+                Confirm::Read { seq } => seqs.push(seq),
+                Confirm::Lease(ask) => asks.push(ask),
+            }
+        }
+        if !seqs.is_empty() {
+            self.out.push(LogOutput::Apply(ApplyInput::Reads { seqs, index }));
+        }
+        if asks.is_empty() {
+            return;
+        }
+        match leader {
+            _ if role == Role::Leader => {
+                self.out.push(LogOutput::Apply(ApplyInput::Leases { asks, index, term }))
+            }
+            Some(leader) => {
+                let mine = asks.iter().filter(|ask| ask.asker.member == self.config.identity.member);
+                let asks = mine.map(|ask| (ask.asker.start, ask.asker.seq, ask.lease, ask.renew)).collect();
+                self.send(leader, Lane::Control, &Frame::LeaseAsks { asks });
+            }
+            None => {}
+        }
+    }
+
     // ---- frames ----
 
     fn frame(&mut self, from: MemberId, frame: Bytes, now: Now) {
@@ -401,6 +470,21 @@ impl LogLoop {
                 self.out.push(LogOutput::Transfer(TransferInput::Close { to: from, point }));
                 self.consensus.report_snapshot(from, installed);
             }
+            Frame::LeaseAsks { asks } => {
+                for (start, seq, lease, renew) in asks {
+                    let asker = Origin { member: from, start, seq };
+                    self.accept_read(Confirm::Lease(LeaseAsk { asker, lease, renew }));
+                }
+            }
+            Frame::LeaseAnswers { start, answers } => {
+                let answers = answers.into_iter().filter(|_| start == self.config.start);
+                self.out.extend(answers.map(|(seq, alive)| LogOutput::AnswerLease {
+                    seq,
+                    outcome: Ok(alive.map_or(LeaseAnswer::Missing, |(ttl_seconds, remaining_nanos)| {
+                        LeaseAnswer::Alive { ttl_seconds, remaining_nanos }
+                    })),
+                }));
+            }
             Frame::SnapshotOpen { .. }
             | Frame::SnapshotManifest { .. }
             | Frame::SnapshotGone { .. }
@@ -408,7 +492,10 @@ impl LogLoop {
             | Frame::Chunk { .. }
             | Frame::RecordRequest { .. }
             | Frame::Record { .. } => {
-                self.out.push(LogOutput::Transfer(TransferInput::Frame { from, frame }))
+                if matches!(frame, Frame::SnapshotOpen { .. } | Frame::ChunkRequest { .. }) {
+                    self.offers.heard(from, now.monotonic);
+                }
+                self.out.push(LogOutput::Transfer(TransferInput::Frame { from, frame }));
             }
             Frame::Hashes { .. } | Frame::Members { .. } | Frame::Hello(_) | Frame::Refused { .. } => {
                 tracing::warn!(peer = %from, "a frame that has no place here was dropped");
@@ -526,6 +613,20 @@ impl LogLoop {
                 let error = if never_sent { RequestError::NoLeader } else { RequestError::TimedOut };
                 self.out.push(LogOutput::Refuse { seq, error });
             }
+            self.renew_offers(now);
+        }
+    }
+
+    fn renew_offers(&mut self, now: Now) {
+        if !self.leads() {
+            return;
+        }
+        let status = self.consensus.status();
+        let open =
+            status.progress.iter().filter(|(_, follower)| follower.state == ReplicationState::Snapshot);
+        for silent in self.offers.silent(open.map(|(id, _)| *id), now.monotonic) {
+            tracing::info!(to = %silent, "a follower does not fetch its snapshot; it is offered one anew");
+            self.consensus.report_snapshot(silent, false);
         }
     }
 
@@ -606,10 +707,7 @@ impl LogLoop {
             self.after.messages.extend(ready.persisted_messages);
             self.commit(ready.committed);
             for (token, index) in ready.reads {
-                let seqs = self.reads.answered(token, index);
-                if !seqs.is_empty() {
-                    self.out.push(LogOutput::Apply(ApplyInput::Reads { seqs, index }));
-                }
+                self.round_answered(token, index);
             }
             if !ready.snapshots_wanted.is_empty() {
                 self.out.push(LogOutput::Apply(ApplyInput::CheckpointNow));
@@ -675,6 +773,10 @@ impl LogLoop {
         tracing::info!(?role, leader = ?leader, %term, "role");
         if role == Role::Leader {
             self.stamper.lead(now);
+            self.out.push(LogOutput::Apply(ApplyInput::Lead { term }));
+        } else {
+            self.expiries.clear();
+            self.out.push(LogOutput::Apply(ApplyInput::Follow));
         }
         self.reads.give_up_round(None);
     }
@@ -749,8 +851,8 @@ impl LogLoop {
         for seq in self.proposals.give_up_all() {
             self.out.push(LogOutput::Refuse { seq, error: error.clone() });
         }
-        for seq in self.reads.give_up_all() {
-            self.out.push(LogOutput::RefuseRead { seq, error: error.clone() });
+        for read in self.reads.give_up_all() {
+            self.refuse_read(read, error.clone());
         }
     }
 
@@ -798,10 +900,17 @@ impl LogLoop {
 
     fn snapshot_fetched(&mut self, from: MemberId, point: SnapshotPoint, generation: u64) {
         let wanted = self.fetching.take_if(|known| known.from == from && known.point == point);
-        let Some(wanted) = wanted.filter(|_| point.index > self.committed) else {
+        let Some(wanted) = wanted else {
             self.out.push(LogOutput::Transfer(TransferInput::Discard { generation }));
             return;
         };
+        if point.index <= self.committed {
+            // The log caught up meanwhile. The sender must hear of it: until then it sends nothing else.
+            self.out.push(LogOutput::Transfer(TransferInput::Discard { generation }));
+            self.step_message(wanted.message);
+            self.send(from, Lane::Control, &Frame::SnapshotStatus { point, installed: true });
+            return;
+        }
         self.fetched = Some((point, generation));
         self.step_message(wanted.message);
     }
@@ -889,6 +998,11 @@ fn change_of(request: &MembershipRequest) -> Option<MembershipChange> {
         MembershipRequest::Promote { id } => Some(MembershipChange::Promote(*id)),
         MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => None,
     }
+}
+
+/// How many of so many voters are a majority.
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
 }
 
 /// Entries of a later turn replace those of an earlier one from their first index on.

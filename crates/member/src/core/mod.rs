@@ -20,8 +20,10 @@ mod apply;
 mod checkpoint;
 mod clock;
 mod extra;
+mod lease_keeper;
 mod log_loop;
 mod log_writer;
+mod offers;
 mod open;
 mod proposals;
 mod reads;
@@ -35,6 +37,7 @@ use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
 use quorate_models::ModelId;
 use quorate_store::Frozen;
 
+use crate::envelope::Origin;
 use crate::frame::{Lane, SnapshotPoint};
 use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
 use crate::membership::{MemberList, MembershipRequest};
@@ -69,6 +72,17 @@ pub enum LogInput {
     /// A linearizable read of this member's clients.
     Read {
         seq: u64,
+    },
+    /// A client asks about a lease, or keeps it alive.
+    AskLease {
+        seq: u64,
+        lease: i64,
+        renew: bool,
+    },
+    /// The apply stage saw leases run out while this member led `term`: this command ends them.
+    Expire {
+        term: Term,
+        command: Bytes,
     },
     TransferLeadership {
         to: MemberId,
@@ -140,6 +154,11 @@ pub enum LogOutput {
         seq: u64,
         error: RequestError,
     },
+    /// The leader's answer about a lease.
+    AnswerLease {
+        seq: u64,
+        outcome: Result<LeaseAnswer, RequestError>,
+    },
     Status(Status),
     Members(Arc<MemberList>),
     /// Leadership has been handed on, or there was none to hand on.
@@ -168,10 +187,36 @@ pub enum ApplyInput {
     Entries(Vec<Committed>),
     /// Answer these reads once `index` is applied.
     Reads { seqs: Vec<u64>, index: LogIndex },
+    /// Answer these questions about leases once `index` is applied, if this member still leads `term`.
+    Leases { asks: Vec<LeaseAsk>, index: LogIndex, term: Term },
+    /// This member leads `term` from now on: it keeps the time of leases.
+    Lead { term: Term },
+    /// This member does not lead any more.
+    Follow,
     /// A checkpoint is wanted as soon as it can be cut: a peer needs it.
     CheckpointNow,
     /// Switch to the snapshot in `generation`; everything before it is settled.
     Install { point: SnapshotPoint, generation: u64 },
+}
+
+/// Who asks about a lease: a request of a run of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseAsk {
+    pub asker: Origin,
+    pub lease: i64,
+    /// Keep it alive; else only tell.
+    pub renew: bool,
+}
+
+/// What the leader says of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// Granted for so many seconds, and so many nanoseconds are left.
+    Alive {
+        ttl_seconds: i64,
+        remaining_nanos: u64,
+    },
+    Missing,
 }
 
 /// A committed entry and, for a membership entry, what the log loop judged.
@@ -213,6 +258,21 @@ pub enum ApplyOutput {
     Installed {
         point: SnapshotPoint,
         members: MemberList,
+    },
+    /// An answer about a lease to a client of this member.
+    AnswerLease {
+        seq: u64,
+        outcome: Result<LeaseAnswer, RequestError>,
+    },
+    /// A frame for a peer, on the control lane.
+    Send {
+        to: MemberId,
+        frame: Bytes,
+    },
+    /// For the log loop: leases ran out.
+    Expire {
+        term: Term,
+        command: Bytes,
     },
     /// For the checkpoint stage.
     Checkpoint {

@@ -3,26 +3,26 @@
 //! Invariant: a read is answered only by a round that started after the read arrived. A round's token is never used
 //! again, by this run of the member or another.
 
-use quorate_ids::{LogIndex, Monotonic};
+use quorate_ids::Monotonic;
 
 #[derive(Debug)]
-struct Round {
+struct Round<T> {
     token: u64,
-    seqs: Vec<u64>,
+    reads: Vec<T>,
     since: Monotonic,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Reads {
-    waiting: Vec<u64>,
-    round: Option<Round>,
+pub struct Reads<T> {
+    waiting: Vec<T>,
+    round: Option<Round<T>>,
     start: u64,
     rounds: u64,
     count_max: usize,
 }
 
-impl Reads {
+impl<T> Reads<T> {
     /// `start` is new at every start of the member.
     #[must_use]
     pub fn new(start: u64, count_max: usize) -> Self {
@@ -31,10 +31,10 @@ impl Reads {
 
     /// Takes a read in; false where too many wait.
     #[must_use]
-    pub fn accept(&mut self, seq: u64) -> bool {
+    pub fn accept(&mut self, read: T) -> bool {
         let fits = self.waiting.len() < self.count_max;
         if fits {
-            self.waiting.push(seq);
+            self.waiting.push(read);
         }
         fits
     }
@@ -50,29 +50,29 @@ impl Reads {
         assert!(self.wants_round());
         self.rounds += 1;
         let token = spread(self.start ^ spread(self.rounds));
-        self.round = Some(Round { token, seqs: std::mem::take(&mut self.waiting), since: now });
+        self.round = Some(Round { token, reads: std::mem::take(&mut self.waiting), since: now });
         token
     }
 
     /// The round with this token has its index; the reads that it answers. A stale token answers nothing.
-    pub fn answered(&mut self, token: u64, _index: LogIndex) -> Vec<u64> {
+    pub fn answered(&mut self, token: u64) -> Vec<T> {
         match self.round.take_if(|round| round.token == token) {
-            Some(round) => round.seqs,
+            Some(round) => round.reads,
             None => Vec::new(),
         }
     }
 
     /// Ends a round that started before `limit`, or any with `limit` of `None`: its reads share the next.
     pub fn give_up_round(&mut self, limit: Option<Monotonic>) {
-        let lapsed = |round: &mut Round| limit.is_none_or(|limit| round.since < limit);
+        let lapsed = |round: &mut Round<T>| limit.is_none_or(|limit| round.since < limit);
         if let Some(round) = self.round.take_if(lapsed) {
-            let later = std::mem::replace(&mut self.waiting, round.seqs);
+            let later = std::mem::replace(&mut self.waiting, round.reads);
             self.waiting.extend(later);
         }
     }
 
     /// Gives up every read.
-    pub fn give_up_all(&mut self) -> Vec<u64> {
+    pub fn give_up_all(&mut self) -> Vec<T> {
         self.give_up_round(None);
         std::mem::take(&mut self.waiting)
     }
@@ -97,10 +97,10 @@ mod tests {
         assert!(reads.accept(2));
         assert!(reads.accept(3));
         assert!(!reads.wants_round());
-        assert_eq!(reads.answered(first, LogIndex(5)), vec![1]);
+        assert_eq!(reads.answered(first), vec![1]);
         let second = reads.begin(Monotonic(1));
-        assert_eq!(reads.answered(first, LogIndex(6)), Vec::<u64>::new());
-        assert_eq!(reads.answered(second, LogIndex(6)), vec![2, 3]);
+        assert_eq!(reads.answered(first), Vec::<u64>::new());
+        assert_eq!(reads.answered(second), vec![2, 3]);
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
         reads.give_up_round(Some(Monotonic(1)));
         let second = reads.begin(Monotonic(2));
         assert_ne!(first, second);
-        assert_eq!(reads.answered(first, LogIndex(1)), Vec::<u64>::new());
-        assert_eq!(reads.answered(second, LogIndex(1)), vec![1]);
+        assert_eq!(reads.answered(first), Vec::<u64>::new());
+        assert_eq!(reads.answered(second), vec![1]);
     }
 }

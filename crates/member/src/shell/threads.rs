@@ -12,8 +12,8 @@ use quorate_store::Pace;
 use super::inbox::Inbox;
 use super::transport::Transport;
 use crate::core::{
-    ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LogBatch,
-    LogInput, LogLoop, LogOutput, LogWriter, Now, TransferInput, TransferOutput, TransferStage,
+    ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LeaseAnswer,
+    LogBatch, LogInput, LogLoop, LogOutput, LogWriter, Now, TransferInput, TransferOutput, TransferStage,
 };
 use crate::frame::Lane;
 use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
@@ -89,12 +89,15 @@ impl Links {
 
     /// Answers everything that still waits; nothing will come for it any more.
     fn give_up_waiting(&self, reason: &str) {
-        let Waiting { proposals, reads } = std::mem::take(&mut *self.waiting());
+        let Waiting { proposals, reads, leases } = std::mem::take(&mut *self.waiting());
         let error = || RequestError::Stopped { reason: reason.to_owned() };
         for answer in proposals.into_values() {
             let _ = answer.send(Err(error()));
         }
         for answer in reads.into_values() {
+            let _ = answer.send(Err(error()));
+        }
+        for answer in leases.into_values() {
             let _ = answer.send(Err(error()));
         }
     }
@@ -161,6 +164,7 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
                 let _ = answer.send(Err(error));
             }
         }
+        LogOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
         LogOutput::Status(status) => {
             let metrics = &shared.metrics;
             metrics.has_leader.set(i64::from(status.leader.is_some()));
@@ -185,6 +189,12 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
         LogOutput::Removed => {
             let _ = links.stopped.send(Some(super::Stopped::Removed));
         }
+    }
+}
+
+fn answer_lease(links: &Links, seq: u64, outcome: Result<LeaseAnswer, RequestError>) {
+    if let Some(answer) = links.waiting().leases.remove(&seq) {
+        let _ = answer.send(outcome);
     }
 }
 
@@ -223,7 +233,8 @@ pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::
             stage.background();
             BACKGROUND_STEP_PAUSE
         } else {
-            BACKGROUND_PAUSE
+            let next = stage.next_work().map_or(BACKGROUND_PAUSE, |at| links.clock.until(at));
+            next.clamp(BACKGROUND_STEP_PAUSE, BACKGROUND_PAUSE)
         };
         links.apply.take(&mut notes, patience);
         for note in notes.drain(..) {
@@ -232,7 +243,7 @@ pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::
                 ApplyNote::CheckpointDone(durable) => stage.checkpoint_done(durable),
             }
         }
-        let outputs = stage.work();
+        let outputs = stage.work(links.clock.now());
         apply_outputs(links, outputs, checkpoints);
     }
 }
@@ -250,6 +261,11 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             ApplyOutput::Applied { index } => links.shared.inbox.report(LogInput::Applied { index }),
             ApplyOutput::Installed { point, members } => {
                 links.shared.inbox.report(LogInput::Installed { point, members });
+            }
+            ApplyOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
+            ApplyOutput::Send { to, frame } => links.transport.send(to, Lane::Control, frame),
+            ApplyOutput::Expire { term, command } => {
+                links.shared.inbox.report(LogInput::Expire { term, command });
             }
             ApplyOutput::Checkpoint { frozen, point, membership } => {
                 let _ = checkpoints.send(CheckpointInput { frozen, point, membership });

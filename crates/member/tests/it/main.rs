@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_member::{Config, Handle, ModelReply, RequestError, Running, start};
+use quorate_member::{Config, Handle, LeaseAnswer, ModelReply, RequestError, Running, start};
 use quorate_models::ModelId;
 use quorate_models::keys::{self, Command, Put, RangeQuery, Reply};
 
@@ -181,4 +181,42 @@ fn a_member_that_was_away_for_long_catches_up_by_snapshot() {
     });
     a.stop();
     b.stop();
+}
+
+#[test]
+fn a_lease_kept_alive_stays_and_one_that_is_not_ends_with_its_keys() {
+    let (_, members) = three(None);
+    run(async {
+        let grant = |id| keys::encode(&Command::LeaseGrant { id, ttl_seconds: 2 });
+        let put = |key: &'static str, lease| {
+            keys::encode(&Command::Put(Put {
+                key: Bytes::from_static(key.as_bytes()),
+                value: Bytes::from_static(b"v"),
+                lease,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            }))
+        };
+        write_soon(&members[0].handle(), "first", "v").await;
+        for (at, lease) in [(0, 7), (1, 8)] {
+            let handle = members[at].handle();
+            handle.propose(ModelId::KEYS, grant(lease)).await.expect("granted");
+        }
+        let handle = members[2].handle();
+        handle.propose(ModelId::KEYS, put("kept", 7)).await.expect("put");
+        handle.propose(ModelId::KEYS, put("ends", 8)).await.expect("put");
+        let deadline = Instant::now() + PATIENCE;
+        while read(&members[1].handle(), "ends").await.is_some() {
+            assert!(Instant::now() < deadline, "the lease never ended");
+            for member in &members {
+                let answer = member.handle().lease(7, true).await.expect("a leader answers");
+                assert!(matches!(answer, LeaseAnswer::Alive { ttl_seconds: 2, .. }), "{answer:?}");
+            }
+        }
+        assert_eq!(read(&members[1].handle(), "kept").await.as_deref(), Some("v"));
+        assert_eq!(members[0].handle().lease(8, true).await, Ok(LeaseAnswer::Missing));
+        assert_eq!(members[1].handle().lease(8, false).await, Ok(LeaseAnswer::Missing));
+    });
+    members.into_iter().for_each(Running::stop);
 }
