@@ -1,0 +1,68 @@
+//! A full disk: nothing is lost, and it can be emptied.
+
+use std::sync::Arc;
+
+use quorate_store::{RewriteStep, Store, StoreError, Unpaced};
+
+use crate::fault_disk::FaultDisk;
+use crate::support::{KEYS, Subject, body, check, identity, small};
+
+#[test]
+fn a_checkpoint_that_found_the_disk_full_succeeds_later() {
+    let disk = FaultDisk::default();
+    let mut subject = Subject::create(Arc::new(disk.clone()), small());
+    (0..20u64).for_each(|n| subject.put(KEYS, &n.to_be_bytes(), b"row", &body(n, 3000)));
+    subject.checkpoint();
+    (0..40u64).for_each(|n| subject.put(KEYS, &n.to_be_bytes(), b"row", &body(100 + n, 3000)));
+    let meta = subject.meta();
+    let frozen = subject.store.write().freeze(meta).expect("a freeze");
+    let used = disk.used_bytes();
+    // Each limit stops it somewhere else: at a segment, at the run, at the manifest.
+    let mut stopped_at = std::collections::BTreeSet::new();
+    for more in (0..).map(|step| step * 10_000) {
+        disk.limit(Some(used + more));
+        match subject.store.checkpoint(&frozen, &mut Unpaced) {
+            Err(StoreError::NoSpace { path, .. }) => stopped_at.insert(path),
+            Ok(_) => break,
+            Err(other) => panic!("{more} bytes more: {other}"),
+        };
+        subject.check();
+    }
+    assert!(stopped_at.len() >= 3, "{stopped_at:?}");
+    subject.put(KEYS, b"afterwards", b"row", b"in the next front");
+    disk.limit(None);
+    subject.checkpoint();
+    subject.check();
+    let (store, _) = Store::open(Arc::new(disk), small(), identity(1), 0).expect("an open");
+    check(&store, &subject.expected);
+}
+
+#[test]
+fn deleting_and_rewriting_give_space_back() {
+    let disk = FaultDisk::default();
+    let mut subject = Subject::create(Arc::new(disk.clone()), small());
+    for n in 0..600u64 {
+        subject.put(KEYS, &n.to_be_bytes(), b"row", &body(n, 3000));
+        if n % 60 == 59 {
+            subject.checkpoint();
+        }
+    }
+    let full = disk.used_bytes();
+    (0..600u64).filter(|n| n % 6 != 0).for_each(|n| subject.remove(KEYS, &n.to_be_bytes()));
+    loop {
+        match subject.store.rewrite_step(1 << 20).expect("a step") {
+            RewriteStep::Idle => break,
+            RewriteStep::Full => {
+                subject.checkpoint();
+            }
+            RewriteStep::More { .. } | RewriteStep::Vacated { .. } => {}
+            RewriteStep::Damaged { .. } => panic!("nothing is damaged"),
+        }
+    }
+    subject.checkpoint();
+    let left = disk.used_bytes();
+    assert!(left * 5 < full * 2, "{left} of {full} bytes are left");
+    subject.check();
+    let (store, _) = Store::open(Arc::new(disk), small(), identity(1), 0).expect("an open");
+    check(&store, &subject.expected);
+}
