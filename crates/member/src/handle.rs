@@ -16,7 +16,7 @@ use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
 use quorate_models::ModelId;
 use quorate_models::keys::Reply;
 use quorate_models::keys::watch::Feed;
-use quorate_store::{BodyError, Location, Store};
+use quorate_store::{BodyError, Location, Pin, Store};
 use tokio::sync::{oneshot, watch};
 
 use crate::core::{LeaseAnswer, LogInput};
@@ -45,6 +45,8 @@ pub struct Applied {
     pub index: LogIndex,
     pub term: Term,
     pub reply: ModelReply,
+    /// Keeps the bodies that the reply names; drop it once they are loaded.
+    pub pin: Arc<Pin>,
 }
 
 /// Why a request has no answer.

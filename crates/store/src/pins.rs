@@ -53,6 +53,12 @@ pub struct Pin {
     epoch: u64,
 }
 
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pin").field(&self.epoch).finish()
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut held = self.pins.held();

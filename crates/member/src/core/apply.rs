@@ -16,7 +16,7 @@ use quorate_ids::{LogIndex, Monotonic, Revision, Term};
 use quorate_models::keys::watch::Feed;
 use quorate_models::keys::{self, Keys};
 use quorate_models::{Cursor, ModelId, Stamps, Step};
-use quorate_store::{CheckpointMeta, Location, Store};
+use quorate_store::{CheckpointMeta, Location, Pin, Store};
 
 use super::extra::Extra;
 use super::lease_keeper::LeaseKeeper;
@@ -245,6 +245,7 @@ impl ApplyStage {
 
     fn apply_some(&mut self, out: &mut Vec<ApplyOutput>) -> Result<(), String> {
         let before = self.applied;
+        let pin = Arc::new(self.store.pin());
         let mut answers = Vec::new();
         let mut needed = Vec::new();
         {
@@ -257,7 +258,7 @@ impl ApplyStage {
                     tables.begin(self.applied.next());
                 }
                 match self.advance(&mut tables)? {
-                    Step::Done(reply) => self.finish(reply, &mut answers),
+                    Step::Done(reply) => self.finish(reply, &pin, &mut answers),
                     Step::More => break,
                     Step::Need(locations) => {
                         needed = locations;
@@ -338,7 +339,7 @@ impl ApplyStage {
         })
     }
 
-    fn finish(&mut self, reply: Option<ModelReply>, answers: &mut Vec<ApplyOutput>) {
+    fn finish(&mut self, reply: Option<ModelReply>, pin: &Arc<Pin>, answers: &mut Vec<ApplyOutput>) {
         let Running { committed, envelope, command, .. } = self.running.take().expect("a running command");
         let entry = &committed.entry;
         assert_eq!(entry.index, self.applied.next(), "entries are applied without a gap");
@@ -368,7 +369,7 @@ impl ApplyStage {
             let refusal = committed.verdict.and_then(|verdict| verdict.outcome.err());
             let outcome = match refusal {
                 Some(reason) => Err(RequestError::Refused { reason }),
-                None => Ok(Applied { index: self.applied, term: self.term, reply }),
+                None => Ok(Applied { index: self.applied, term: self.term, reply, pin: pin.clone() }),
             };
             answers.push(ApplyOutput::Answer { seq, outcome });
         }
