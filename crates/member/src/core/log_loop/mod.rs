@@ -1,0 +1,289 @@
+//! The log loop: consensus, peers and ticks. It never waits for a disk and never runs `apply`.
+//!
+//! Invariants:
+//!
+//! - One batch is with the log writer at a time; what arrives meanwhile is the next. Messages that promise durability
+//!   leave only once the batch that makes them true is written.
+//! - Entries go to the apply stage in order, without a gap, and only after they are committed.
+//! - Membership requests are judged here when they are committed, from the list as of that place in the log.
+
+mod peers;
+mod replication;
+mod requests;
+mod snapshots;
+mod time;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_consensus::{
+    Consensus, Entry, EntryKind, Membership, MembershipChange, MembershipEntry, Message, ProposeError,
+    ReadOutcome, ReplicationState, Role,
+};
+use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
+
+use crate::core::clock::Stamper;
+use crate::core::offers::Offers;
+use crate::core::proposals::{Proposals, Request};
+use crate::core::reads::Reads;
+use crate::core::{
+    ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
+};
+use crate::envelope::{Envelope, Origin};
+use crate::frame::{ForwardRefusal, Forwarded, ForwardedBody, Frame, Lane, SnapshotPoint};
+use crate::handle::{Identity, MembershipRefusal, RequestError, Status};
+use crate::membership::{MemberList, MembershipRequest};
+
+/// Bounds and times of the log loop.
+#[derive(Clone, Debug)]
+pub struct LogLoopConfig {
+    pub identity: Identity,
+    /// New at every start of the member.
+    pub start: u64,
+    pub tick_nanos: u64,
+    pub election_timeout_nanos: u64,
+    /// Requests of this member's clients whose outcome is not known yet.
+    pub proposals_max: usize,
+    pub proposal_bytes_max: usize,
+    pub reads_max: usize,
+    /// After this long a request is given up; its client has gone by then.
+    pub request_timeout_nanos: u64,
+    /// Committed entries that may wait for the apply stage before the member takes no more.
+    pub apply_lag_entries_max: u64,
+    pub apply_lag_bytes_max: usize,
+    /// Bytes of log that stay in memory and on disk beyond what a checkpoint needs, for followers that lag.
+    pub log_retained_bytes: usize,
+    pub learners_max: usize,
+    /// Refuse membership changes that would leave too few started members.
+    pub strict_membership: bool,
+}
+
+/// What waits for a quorum to confirm the leader.
+#[derive(Clone, Copy, Debug)]
+enum Confirm {
+    Read { seq: u64 },
+    Lease(LeaseAsk),
+}
+
+/// What became durable with a batch, for consensus.
+#[derive(Debug, Default)]
+struct AfterWrite {
+    ready_number: Option<u64>,
+    messages: Vec<Message>,
+    install: Option<(SnapshotPoint, u64)>,
+}
+
+struct InFlight {
+    number: u64,
+    since: Monotonic,
+    after: AfterWrite,
+}
+
+/// A snapshot message that waits for the files it stands for.
+struct Fetching {
+    from: MemberId,
+    point: SnapshotPoint,
+    message: Message,
+}
+
+/// See the module.
+pub struct LogLoop {
+    config: LogLoopConfig,
+    consensus: Consensus,
+    members: MemberList,
+    membership: Membership,
+    stamper: Stamper,
+    proposals: Proposals,
+    reads: Reads<Confirm>,
+    /// Expiries of leases that wait to be proposed.
+    expiries: std::collections::VecDeque<(Term, Bytes)>,
+    next_tick: Monotonic,
+    batch: LogBatch,
+    batch_needs_write: bool,
+    after: AfterWrite,
+    in_flight: Option<InFlight>,
+    batches: u64,
+    /// Handed to the apply stage and not reported back: entries, with bytes.
+    applying: std::collections::VecDeque<(LogIndex, usize)>,
+    applying_bytes: usize,
+    applied: LogIndex,
+    committed: LogIndex,
+    last_index: LogIndex,
+    fetching: Option<Fetching>,
+    /// Stepped into consensus; if its next ready does not take it, it was stale.
+    fetched: Option<(SnapshotPoint, u64)>,
+    offers: Offers,
+    /// The generation that the apply stage switches to.
+    installing: Option<u64>,
+    transfer_since: Option<Monotonic>,
+    no_space: bool,
+    failed: Option<String>,
+    stopping: bool,
+    removed: bool,
+    said: Status,
+    out: Vec<LogOutput>,
+}
+
+impl LogLoop {
+    #[must_use]
+    pub fn new(
+        config: LogLoopConfig,
+        consensus: Consensus,
+        members: MemberList,
+        membership: Membership,
+        stamps: (ClusterTime, WallTime),
+        now: Now,
+    ) -> Self {
+        let (applied, last_index) = (consensus.status().applied, consensus.status().last_index);
+        let mut this = Self {
+            proposals: Proposals::new(config.proposals_max, config.proposal_bytes_max),
+            reads: Reads::new(config.start, config.reads_max),
+            expiries: std::collections::VecDeque::new(),
+            stamper: Stamper::new(stamps.0, stamps.1),
+            next_tick: now.monotonic.plus(config.tick_nanos),
+            config,
+            consensus,
+            members,
+            membership,
+            batch: LogBatch::default(),
+            batch_needs_write: false,
+            after: AfterWrite::default(),
+            in_flight: None,
+            batches: 0,
+            applying: std::collections::VecDeque::new(),
+            applying_bytes: 0,
+            applied,
+            committed: applied,
+            last_index,
+            fetching: None,
+            fetched: None,
+            offers: Offers::default(),
+            installing: None,
+            transfer_since: None,
+            no_space: false,
+            failed: None,
+            stopping: false,
+            removed: false,
+            said: Status::default(),
+            out: Vec::new(),
+        };
+        this.out.push(LogOutput::Members(Arc::new(this.members.clone())));
+        this
+    }
+
+    /// When the loop wants its next turn even if nothing arrives.
+    #[must_use]
+    pub fn next_turn(&self) -> Monotonic {
+        self.next_tick
+    }
+
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.said
+    }
+
+    /// Takes one input in. Cheap: the work is done in [`Self::turn`].
+    pub fn step(&mut self, input: LogInput, now: Now) {
+        match input {
+            LogInput::Propose { seq, model, command } => {
+                self.accept(seq, Request::Command { model, command }, now)
+            }
+            LogInput::ChangeMembership { seq, request } => {
+                self.accept(seq, Request::Membership(request), now)
+            }
+            LogInput::Read { seq } => self.accept_read(Confirm::Read { seq }),
+            LogInput::AskLease { seq, lease, renew } => {
+                let asker = Origin { member: self.config.identity.member, start: self.config.start, seq };
+                self.accept_read(Confirm::Lease(LeaseAsk { asker, lease, renew }));
+            }
+            LogInput::Expire { term, command } => self.expiries.push_back((term, command)),
+            LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
+            LogInput::Frame { from, frame } => self.frame(from, frame, now),
+            LogInput::Unreachable { to } => self.consensus.report_unreachable(to),
+            LogInput::Written { number } => self.written(number),
+            LogInput::NoSpace => self.no_space = true,
+            LogInput::Applied { index } => self.applied(index),
+            LogInput::Checkpointed { point, membership } => self.checkpointed(point, membership),
+            LogInput::SnapshotFetched { from, point, generation } => {
+                self.snapshot_fetched(from, point, generation)
+            }
+            LogInput::SnapshotFailed { from, point } => self.snapshot_failed(from, point),
+            LogInput::Installed { point, members } => self.installed(point, members),
+            LogInput::Failed { reason } => self.fail(reason),
+            LogInput::Stop => self.stopping = true,
+        }
+    }
+
+    /// Does everything that the inputs since the last turn ask for.
+    pub fn turn(&mut self, now: Now) -> Vec<LogOutput> {
+        if self.failed.is_none() && !self.removed {
+            self.tick(now);
+            self.watch_the_disk(now);
+            self.send_requests(now);
+            self.read_round(now);
+            self.drain_consensus(now);
+            self.flush(now);
+        }
+        self.say_status();
+        std::mem::take(&mut self.out)
+    }
+
+    fn say_status(&mut self) {
+        let (role, leader, term) = self.consensus.leadership();
+        let me = self.config.identity.member;
+        let said = Status {
+            leader: leader.filter(|_| self.failed.is_none() && !self.removed),
+            is_leader: role == Role::Leader,
+            is_learner: self.membership.is_learner(me),
+            term,
+            committed: self.committed,
+            applied: self.applied,
+            last_index: self.last_index,
+            failed: self.failed.clone(),
+            no_space: self.no_space,
+        };
+        if said != self.said {
+            self.said = said.clone();
+            self.out.push(LogOutput::Status(said));
+        }
+    }
+}
+
+/// The envelope of an entry that has one.
+pub(super) fn envelope_of(entry: &Entry) -> Option<Result<Envelope, String>> {
+    let decode = |data: &Bytes| Envelope::decode(data).map_err(|error| error.to_string());
+    match entry.kind {
+        EntryKind::Empty => None,
+        EntryKind::Command => Some(decode(&entry.data)),
+        EntryKind::Membership => Some(
+            MembershipEntry::decode(&entry.data)
+                .map_err(|error| error.to_string())
+                .and_then(|membership| decode(&membership.context)),
+        ),
+    }
+}
+
+/// What a request changes in consensus, if anything.
+fn change_of(request: &MembershipRequest) -> Option<MembershipChange> {
+    match request {
+        MembershipRequest::Add { id, is_learner: true, .. } => Some(MembershipChange::AddLearner(*id)),
+        MembershipRequest::Add { id, is_learner: false, .. } => Some(MembershipChange::AddVoter(*id)),
+        MembershipRequest::Remove { id } => Some(MembershipChange::Remove(*id)),
+        MembershipRequest::Promote { id } => Some(MembershipChange::Promote(*id)),
+        MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => None,
+    }
+}
+
+/// How many of so many voters are a majority.
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Entries of a later turn replace those of an earlier one from their first index on.
+fn append_entries(batch: &mut Vec<Entry>, entries: Vec<Entry>) {
+    if let Some(first) = entries.first() {
+        let keep = batch.partition_point(|entry| entry.index < first.index);
+        batch.truncate(keep);
+    }
+    batch.extend(entries);
+}

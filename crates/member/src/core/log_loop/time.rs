@@ -1,0 +1,87 @@
+//! Ticks, stalled disks, and handing leadership on.
+
+use super::*;
+
+impl LogLoop {
+    pub(super) fn tick(&mut self, now: Now) {
+        const TICKS_CAUGHT_UP_MAX: u32 = 3;
+        let mut ticks = 0;
+        while now.monotonic >= self.next_tick {
+            self.next_tick = self.next_tick.plus(self.config.tick_nanos);
+            ticks += 1;
+            if ticks > TICKS_CAUGHT_UP_MAX {
+                // The member itself was held up: time that it slept through proves nothing about its peers.
+                self.next_tick = now.monotonic.plus(self.config.tick_nanos);
+                break;
+            }
+            if self.leads() || !self.disk_is_stalled(now) {
+                self.consensus.tick();
+            }
+        }
+        if ticks > 0 {
+            let limit = now.monotonic.0.saturating_sub(self.config.request_timeout_nanos);
+            for (seq, never_sent) in self.proposals.expire(Monotonic(limit)) {
+                let error = if never_sent { RequestError::NoLeader } else { RequestError::TimedOut };
+                self.out.push(LogOutput::Refuse { seq, error });
+            }
+            self.renew_offers(now);
+        }
+    }
+
+    pub(super) fn renew_offers(&mut self, now: Now) {
+        if !self.leads() {
+            return;
+        }
+        let status = self.consensus.status();
+        let open =
+            status.progress.iter().filter(|(_, follower)| follower.state == ReplicationState::Snapshot);
+        for silent in self.offers.silent(open.map(|(id, _)| *id), now.monotonic) {
+            tracing::info!(to = %silent, "a follower does not fetch its snapshot; it is offered one anew");
+            self.consensus.report_snapshot(silent, false);
+        }
+    }
+
+    pub(super) fn disk_is_stalled(&self, now: Now) -> bool {
+        let patience = self.config.election_timeout_nanos / 2;
+        self.in_flight.as_ref().is_some_and(|write| now.monotonic.since(write.since) > patience)
+    }
+
+    /// A leader whose disk stalls, or that is to stop, hands leadership to the follower that is furthest.
+    pub(super) fn watch_the_disk(&mut self, now: Now) {
+        if !self.leads() {
+            self.transfer_since = None;
+            if self.stopping {
+                self.out.push(LogOutput::MayStop);
+            }
+            return;
+        }
+        if !self.stopping && !self.disk_is_stalled(now) {
+            return;
+        }
+        let recently = self
+            .transfer_since
+            .is_some_and(|since| now.monotonic.since(since) < self.config.election_timeout_nanos);
+        if recently {
+            return;
+        }
+        let status = self.consensus.status();
+        let candidates = status.progress.iter().filter(|(id, follower)| {
+            **id != self.config.identity.member && self.membership.is_voter(**id) && follower.recent_active
+        });
+        match candidates.max_by_key(|(_, follower)| follower.matched).map(|(id, _)| *id) {
+            Some(to) => {
+                tracing::info!(%to, stopping = self.stopping, "handing leadership on");
+                self.hand_over_to(to, now);
+            }
+            None if self.stopping => self.out.push(LogOutput::MayStop),
+            None => {}
+        }
+    }
+
+    pub(super) fn hand_over_to(&mut self, to: MemberId, now: Now) {
+        self.transfer_since = Some(now.monotonic);
+        if let Err(error) = self.consensus.transfer_leadership(to) {
+            tracing::debug!(%to, %error, "leadership was not handed on");
+        }
+    }
+}
