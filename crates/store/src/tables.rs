@@ -283,6 +283,13 @@ impl Tables {
         self.rows.keys().copied()
     }
 
+    /// Bytes of all records that have a body, and of those that a row still needs.
+    #[must_use]
+    pub fn record_bytes(&self) -> (u64, u64) {
+        let sum = |weight: fn(&Segment) -> u64| self.segments.values().map(weight).sum();
+        (sum(|segment| segment.weight_total), sum(|segment| segment.weight_live))
+    }
+
     /// Bytes in the front that fills.
     #[must_use]
     pub fn front_bytes(&self) -> u64 {

@@ -1,0 +1,176 @@
+//! etcd v3, as its clients know it: gRPC services and the HTTP endpoints beside them, on one port.
+//!
+//! Calls come as bytes and go as bytes: [`methods`] finds a call by its path, [`grpc`] frames messages, [`requests`]
+//! turns them into commands and queries, [`answers`] turns what the model says into messages.
+
+mod alarms;
+mod answers;
+mod call;
+mod cluster;
+pub mod errors;
+pub mod grpc;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod methods;
+mod metrics;
+pub mod requests;
+mod txn_keys;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use ::http::Request;
+use hyper::body::Incoming;
+use quorate_ids::Revision;
+use quorate_member::{Handle, Visible};
+use quorate_wire::etcdserverpb as pb;
+
+use crate::listener::{Answering, Face, ThreadFace};
+
+/// The version of etcd whose interface this is.
+pub const ETCD_VERSION: &str = "3.7.1";
+/// The cluster's version: without a patch number, as etcd tells it.
+pub const ETCD_CLUSTER_VERSION: &str = "3.7.0";
+
+/// What may be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A request is at most this long once it is a command.
+    pub request_bytes_max: usize,
+    /// Operations in a branch of a transaction, and its compares.
+    pub txn_ops_max: usize,
+    /// Goes into the ids of members that are added.
+    pub initial_cluster_token: String,
+    /// Streams that ask for a leader end after three of these without one.
+    pub election_timeout: Duration,
+    /// How often a watcher that wants it hears how far it is.
+    pub watch_progress_interval: Duration,
+    /// Events that wait for one stream; a slower client reads from history.
+    pub watch_queue_bytes_max: usize,
+    /// Watchers of one stream.
+    pub stream_watchers_max: usize,
+    /// How long a client may take to send a unary request.
+    pub request_timeout: Duration,
+    /// What `Status` says is the limit of the store's size; 0: none.
+    pub quota_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: 1536 * 1024,
+            txn_ops_max: 128,
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            election_timeout: Duration::from_millis(1000),
+            watch_progress_interval: Duration::from_secs(600),
+            watch_queue_bytes_max: 4 << 20,
+            stream_watchers_max: 1 << 18,
+            request_timeout: Duration::from_secs(60),
+            quota_bytes: 0,
+        }
+    }
+}
+
+/// Bytes that a message may have beyond a command's: etcd's allowance.
+const MESSAGE_EXTRA_BYTES: usize = 512 * 1024;
+
+impl Config {
+    fn message_bytes_max(&self) -> usize {
+        self.request_bytes_max.saturating_add(MESSAGE_EXTRA_BYTES)
+    }
+}
+
+/// The face. Register it with [`crate::listener::serve`].
+pub struct Etcd3 {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    handle: Handle,
+    config: Config,
+    metrics: metrics::Metrics,
+    alarms: alarms::Alarms,
+    lease_ids: AtomicU64,
+}
+
+impl Etcd3 {
+    #[must_use]
+    pub fn new(handle: Handle, config: Config) -> Self {
+        let lease_ids = AtomicU64::new(lease::first_id(handle.identity().member));
+        let shared = Shared {
+            handle,
+            config,
+            metrics: metrics::Metrics::new(),
+            alarms: alarms::Alarms::default(),
+            lease_ids,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Face for Etcd3 {
+    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+        let shared = Arc::clone(&self.shared);
+        let visible = shared.handle.visible();
+        let hub = watch::Hub::start(&shared);
+        Arc::new(OnThread(Arc::new(Thread { shared, visible, hub })))
+    }
+}
+
+/// What one net thread has.
+struct Thread {
+    shared: Arc<Shared>,
+    visible: tokio::sync::watch::Receiver<Visible>,
+    hub: Arc<watch::Hub>,
+}
+
+struct OnThread(Arc<Thread>);
+
+impl ThreadFace for OnThread {
+    fn takes(&self, _path: &str) -> bool {
+        true
+    }
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let thread = Arc::clone(&self.0);
+        if grpc::is_grpc(request.headers()) {
+            Box::pin(call::answer(thread, request))
+        } else {
+            Box::pin(http::answer(thread, request))
+        }
+    }
+}
+
+impl Thread {
+    fn handle(&self) -> &Handle {
+        &self.shared.handle
+    }
+
+    /// The header of an answer at `revision`.
+    fn header(&self, revision: Revision) -> pb::ResponseHeader {
+        pb::ResponseHeader { revision: answers::signed(revision), ..self.header_without_revision() }
+    }
+
+    /// The header of the cluster service's answers.
+    fn header_without_revision(&self) -> pb::ResponseHeader {
+        let identity = self.handle().identity();
+        let term = self.visible.borrow().term;
+        pb::ResponseHeader {
+            cluster_id: identity.cluster.0,
+            member_id: identity.member.0,
+            revision: 0,
+            raft_term: term.0,
+        }
+    }
+
+    /// A header that tells the newest revision.
+    fn header_now(&self) -> pb::ResponseHeader {
+        let revision = quorate_models::keys::current_revision(&self.handle().store().read());
+        self.header(revision)
+    }
+}

@@ -1,0 +1,226 @@
+//! The threads: one that accepts, and the net threads.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::connection::Served;
+use super::{Face, ListenConfig, ThreadFace};
+
+/// Accepted connections that wait for one net thread; more are closed.
+const HANDED_OVER_MAX: usize = 256;
+/// After a failed accept (no file descriptors left, mostly).
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// What a thread may take to end beyond the time that requests have.
+const JOIN_MARGIN: Duration = Duration::from_millis(500);
+
+type Accepted = (TcpStream, SocketAddr);
+
+/// Listening ports. Dropped, it stops.
+pub struct Serving {
+    addrs: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    stop_timeout: Duration,
+    connections: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    pub(super) fn start(
+        config: ListenConfig,
+        faces: Vec<Arc<dyn Face>>,
+        listeners: Vec<TcpListener>,
+    ) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let (stop, stopping) = watch::channel(false);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let stop_timeout = config.stop_timeout;
+        let mut serving =
+            Self { addrs, stop, stop_timeout, connections: Arc::clone(&connections), threads: Vec::new() };
+        let config = Arc::new(config);
+        let faces: Arc<[Arc<dyn Face>]> = faces.into();
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let count = if config.net_threads == 0 { cores() } else { config.net_threads };
+        let mut hand_over = Vec::with_capacity(count);
+        for number in 0..count {
+            let (sender, accepted) = mpsc::channel(HANDED_OVER_MAX);
+            let net = NetThread {
+                config: Arc::clone(&config),
+                faces: Arc::clone(&faces),
+                stopping: stopping.clone(),
+                connections: Arc::clone(&connections),
+            };
+            let runtime = runtime()?;
+            let thread = std::thread::Builder::new().name(format!("net-{number}"));
+            serving.threads.push(thread.spawn(move || net.run(&runtime, accepted))?);
+            hand_over.push(sender);
+        }
+        let acceptor = Acceptor { config, connections, hand_over: hand_over.into(), next: Arc::default() };
+        let runtime = runtime()?;
+        let thread = std::thread::Builder::new().name("accept".to_owned());
+        serving.threads.push(thread.spawn(move || acceptor.run(&runtime, listeners, stopping))?);
+        Ok(serving)
+    }
+
+    /// The addresses, with the ports that were taken.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more connections, lets requests finish within [`ListenConfig::stop_timeout`], and closes what is left.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.send_replace(true);
+        let deadline = Instant::now() + self.stop_timeout + JOIN_MARGIN;
+        for thread in self.threads.drain(..) {
+            // A thread is not waited for beyond the bound: its runtime ends with it or with the process.
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("a net thread had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+struct NetThread {
+    config: Arc<ListenConfig>,
+    faces: Arc<[Arc<dyn Face>]>,
+    stopping: watch::Receiver<bool>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl NetThread {
+    fn run(self, runtime: &tokio::runtime::Runtime, mut accepted: mpsc::Receiver<Accepted>) {
+        runtime.block_on(async {
+            let faces: Arc<[Arc<dyn ThreadFace>]> = self.faces.iter().map(|face| face.on_thread()).collect();
+            let mut tasks = tokio::task::JoinSet::new();
+            loop {
+                tokio::select! {
+                    next = accepted.recv() => {
+                        let Some((stream, peer)) = next else { break };
+                        let counted = Counted(Arc::clone(&self.connections));
+                        let stream = match tokio::net::TcpStream::from_std(stream) {
+                            Ok(stream) => stream,
+                            Err(error) => {
+                                tracing::warn!(%peer, %error, "can't serve a connection");
+                                continue;
+                            }
+                        };
+                        let served = Served {
+                            config: Arc::clone(&self.config),
+                            faces: Arc::clone(&faces),
+                            stopping: self.stopping.clone(),
+                        };
+                        tasks.spawn(async move {
+                            served.run(stream, peer).await;
+                            drop(counted);
+                        });
+                    }
+                    Some(ended) = tasks.join_next() => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "serving a connection failed");
+                        }
+                    }
+                }
+            }
+            // The acceptor is gone: a stop. What does not end in time is dropped.
+            let all = async { while tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(self.config.stop_timeout, all).await;
+        });
+    }
+}
+
+struct Acceptor {
+    config: Arc<ListenConfig>,
+    connections: Arc<AtomicUsize>,
+    hand_over: Arc<[mpsc::Sender<Accepted>]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Acceptor {
+    fn run(
+        self,
+        runtime: &tokio::runtime::Runtime,
+        listeners: Vec<TcpListener>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let acceptor = Arc::new(self);
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for listener in listeners {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        tasks.spawn(Arc::clone(&acceptor).accept(listener));
+                    }
+                    Err(error) => tracing::error!(%error, "can't accept connections on a port"),
+                }
+            }
+            // An error says that the sender is gone, which is a stop as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        });
+    }
+
+    async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.hand_over(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let open = self.connections.fetch_add(1, Ordering::Relaxed);
+        let connections_max = self.config.connections_max;
+        if open >= connections_max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%peer, connections_max, "closed a connection: as many as allowed are open");
+            return;
+        }
+        let to = self.next.fetch_add(1, Ordering::Relaxed) % self.hand_over.len();
+        let handed = stream.into_std().map(|stream| self.hand_over[to].try_send((stream, peer)));
+        if !matches!(handed, Ok(Ok(()))) {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%peer, "closed a connection: its net thread is too busy to take it");
+        }
+    }
+}
