@@ -1,1 +1,14 @@
-//! To be filled.
+//! Quorate: a Raft-replicated store that existing clients talk to unchanged, and that a Rust program can embed.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod config;
+mod server;
+mod url;
+
+pub use cluster::{ClusterError, Founder};
+pub use config::{ClientLimits, Config, ConfigError, InitialState, Plan, Storage};
+pub use quorate_member::{Handle, RequestError};
+pub use server::{MemberStopped, Server, StartError};
+pub use url::{Url, UrlError};

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p quorate-store --example ordered_bench [keys]` (1,000,000 keys by default).
 
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::ops::ControlFlow;

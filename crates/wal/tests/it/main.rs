@@ -1,5 +1,7 @@
 //! The log as its owner sees it, on disks of every temper.
 
+#![allow(clippy::disallowed_methods, reason = "tests are a shell of their own")]
+
 mod basics;
 mod crashes;
 mod damage;

@@ -1,0 +1,16 @@
+//! Flags that only Quorate has.
+
+use crate::flags::Flag;
+use crate::flags::Group::Quorate;
+use crate::flags::Kind::Bool;
+use crate::flags::Status::Supported;
+
+pub(super) const FLAGS: &[Flag] = &[Flag::new(
+    Quorate,
+    "give-up-data",
+    Bool,
+    "false",
+    Supported,
+    "The operator's word that this member's damaged log and store may be given up: it returns as a new incarnation, \
+     which the cluster has to add again.",
+)];

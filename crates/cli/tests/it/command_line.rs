@@ -1,0 +1,104 @@
+//! Command lines that end at once: help, versions, and all kinds of mistakes.
+
+use std::process::Output;
+
+use super::{quorate, scratch};
+
+fn error_of(output: &Output, status: i32) -> String {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for arguments in [
+        &["help"][..],
+        &["--help"],
+        &["help", "server"],
+        &["server", "--help"],
+        &["server", "-h"],
+        &["dev", "--help"],
+    ] {
+        let output = quorate(arguments, &[]);
+        assert!(output.status.success(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Usage:"), "{arguments:?}");
+    }
+    for arguments in [&["version"][..], &["--version"], &["server", "--version"]] {
+        let output = quorate(arguments, &[]);
+        assert!(output.status.success() && output.stdout.starts_with(b"etcd Version: 3.7.1\n"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_misused_command_line_is_answered_with_usage_and_status_2() {
+    for (arguments, expected) in [
+        (&[][..], "Usage: quorate COMMAND"),
+        (&["fly"], "\"fly\" is no command of quorate"),
+        (&["help", "fly"], "there is no help on \"fly\""),
+        (&["server", "--no-such-flag"], "flag provided but not defined: -no-such-flag"),
+        (&["server", "---name=a"], "bad flag syntax: ---name=a"),
+        (&["server", "--name"], "flag needs an argument: -name"),
+        (&["server", "--heartbeat-interval=often"], "invalid value \"often\" for flag -heartbeat-interval"),
+        (&["dev", "--port-base=0"], "--port-base"),
+        (&["dev", "--nodes=5"], "flag provided but not defined: -nodes"),
+    ] {
+        let error = error_of(&quorate(arguments, &[]), 2);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_is_opened() {
+    for (arguments, expected) in [
+        (&["extra"][..], "\"extra\" is not a valid flag"),
+        (&["--auto-tls"], "--auto-tls is not supported yet"),
+        (
+            &["--listen-peer-urls=127.0.0.1:1"],
+            "listen-peer-urls: \"127.0.0.1:1\" is no usable URL: it must start with",
+        ),
+        (&["--listen-peer-urls=http://127.0.0.1:99999"], "the port must be a number from 0 to 65535"),
+        (&["--listen-peer-urls="], "listen-peer-urls: at least one URL is needed"),
+        (
+            &[
+                "--listen-client-urls=http://example.invalid:1",
+                "--advertise-client-urls=http://example.invalid:1",
+            ],
+            "an IP address or localhost is needed",
+        ),
+        (&["--listen-client-urls=http://127.0.0.1:1"], "advertise-client-urls is required"),
+        (&["--initial-cluster=default"], "initial-cluster: \"default\" must have the form name=url"),
+        (&["--initial-cluster=a=http://127.0.0.1:1"], "there is no member named \"default\""),
+        (&["--initial-cluster=default=http://127.0.0.1:1"], "they have to be the same"),
+        (&["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"], "is given twice"),
+        (&["--election-timeout=499"], "should be at least five times"),
+        (&["--election-timeout=50001"], "is too long"),
+        (&["--max-request-bytes=0"], "max-request-bytes: must be from 1 to"),
+        (&["--config-file=/no/such/file"], "cannot read the configuration file /no/such/file"),
+    ] {
+        let (_guard, folder) = scratch();
+        let data_dir = format!("--data-dir={}", folder.join("data").display());
+        let mut all = vec!["server", &data_dir];
+        all.extend(arguments);
+        let error = error_of(&quorate(&all, &[]), 1);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+        assert!(!folder.join("data").exists(), "{arguments:?} left a folder");
+    }
+}
+
+#[test]
+fn variables_and_files_are_checked_like_flags() {
+    let error = error_of(&quorate(&["server"], &[("ETCD_ELECTION_TIMEOUT", "x")]), 1);
+    assert!(error.contains("invalid value \"x\" for ETCD_ELECTION_TIMEOUT"), "{error}");
+    let (_guard, folder) = scratch();
+    let file = folder.join("q.yaml");
+    std::fs::write(&file, "name: a\nno-such-key: 1\n").expect("written");
+    let path = file.display().to_string();
+    for (arguments, variables) in [
+        (vec!["server", "--config-file", &path], vec![]),
+        (vec!["server"], vec![("ETCD_CONFIG_FILE", path.as_str())]),
+    ] {
+        let error = error_of(&quorate(&arguments, &variables), 1);
+        assert!(error.contains("unknown key \"no-such-key\""), "{error}");
+    }
+}

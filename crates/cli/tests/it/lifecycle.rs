@@ -1,0 +1,113 @@
+//! Start, readiness, clean stop, restart; and the cluster of `quorate dev`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_interop::{Cluster, Process, free_port, http_get};
+
+use super::{binary, scratch};
+
+/// Ample for a clean stop: requests get seven seconds, the hand-over two election timeouts.
+const STOP_MAX: Duration = Duration::from_secs(15);
+
+#[test]
+fn three_members_serve_stop_cleanly_and_come_back() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::start(binary(), &folder, 3).expect("three members");
+    let leader = cluster.leader().expect("a leader");
+    for member in &cluster.members {
+        let (status, body) = http_get(&member.client, "/health").expect("an answer");
+        assert_eq!(status, 200, "{body}");
+        assert!(body.contains("\"health\":\"true\""), "{body}");
+        let (_, version) = http_get(&member.client, "/version").expect("an answer");
+        assert!(version.contains("\"etcdserver\":\"3.7.1\""), "{version}");
+    }
+    let status = cluster.members[leader].terminate(STOP_MAX).expect("a stop in bounded time");
+    assert_eq!(status.code(), Some(0));
+    let next = cluster.leader().expect("leadership was handed on");
+    assert_ne!(next, leader);
+    cluster.start_all().expect("the member comes back");
+    cluster.terminate().expect("all stop");
+    cluster.start_all().expect("all come back");
+    cluster.leader().expect("a leader");
+    cluster.terminate().expect("all stop");
+}
+
+#[test]
+fn a_member_without_a_majority_stops_in_bounded_time() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 3, &[]).expect("a plan");
+    cluster.members[0].start().expect("started").wait_for_output("member started").expect("started");
+    let status = cluster.members[0].terminate(STOP_MAX).expect("a stop in bounded time");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_member_alone_is_configured_by_a_file() {
+    let (_guard, folder) = scratch();
+    let (client, peer) = (free_port(), free_port());
+    let file = folder.join("quorate.yaml");
+    let text = format!(
+        "name: solo\ndata-dir: {}\nlisten-client-urls: http://127.0.0.1:{client}\n\
+         advertise-client-urls: http://127.0.0.1:{client}\nlisten-peer-urls: http://127.0.0.1:{peer}\n\
+         initial-advertise-peer-urls: http://127.0.0.1:{peer}\ninitial-cluster: solo=http://127.0.0.1:{peer}\n\
+         log-outputs: [stderr]\nlog-level: info\n",
+        folder.join("data").display()
+    );
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new(binary());
+    command.arg("server").arg("--config-file").arg(&file).arg("--name=ignored").env_clear();
+    let mut process = Process::start(&mut command, &folder.join("log")).expect("started");
+    process.wait_for_output("ready to serve client requests").expect("ready");
+    assert!(process.output().contains("other flags and variables are ignored"), "{}", process.output());
+    assert!(http_get(&format!("127.0.0.1:{client}"), "/health").expect("an answer").1.contains("true"));
+    process.signal("INT").expect("sent");
+    assert_eq!(process.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
+}
+
+#[test]
+fn dev_prints_its_endpoints_and_finds_its_data_again() {
+    let (_guard, folder) = scratch();
+    let base = free_base();
+    let start = || {
+        let mut command = Command::new(binary());
+        command
+            .arg("dev")
+            .arg(format!("--port-base={base}"))
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .env_clear();
+        let mut process = Process::start(&mut command, &folder.join("log")).expect("started");
+        process.wait_for_output("Ctrl-C stops it").expect("it welcomes");
+        process
+    };
+    let mut first = start();
+    for port in [base, base + 10, base + 20] {
+        assert!(first.output().contains(&format!("http://127.0.0.1:{port}")), "{}", first.output());
+        assert_eq!(http_get(&format!("127.0.0.1:{port}"), "/health").expect("an answer").0, 200);
+    }
+    let cluster = cluster_of(base);
+    first.signal("INT").expect("sent");
+    assert_eq!(first.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
+    let mut second = start();
+    assert_eq!(cluster_of(base), cluster, "the same cluster is back");
+    second.signal("TERM").expect("sent");
+    assert_eq!(second.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
+}
+
+/// How far the log has come: it grows over restarts, and starts anew only in a new cluster.
+fn cluster_of(base: u16) -> String {
+    let (_, page) = http_get(&format!("127.0.0.1:{base}"), "/metrics").expect("metrics");
+    page.lines().find(|line| line.starts_with("etcd_server_id")).unwrap_or("no etcd_server_id").to_owned()
+}
+
+/// The first of 22 ports that are likely free.
+fn free_base() -> u16 {
+    loop {
+        let base = free_port();
+        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if base < 65_000 && [0, 1, 10, 11, 20, 21].iter().all(|offset| free(base + offset)) {
+            return base;
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! What a member needs to know to start, and the checks that are made before anything is opened.
+//!
+//! Invariant: a [`Plan`] is the only thing a server starts from, and only [`Config::check`] makes one.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cluster::{self, Founder};
+use crate::url::{Url, UrlError};
+
+/// Where a member keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In a folder. The log may have a folder of its own, on another disk.
+    Folder { data_dir: PathBuf, wal_dir: Option<PathBuf> },
+    /// In memory only: when the member stops, its data is gone, and the cluster counts it as a new member.
+    Memory,
+}
+
+/// Whether a member without data founds its cluster or joins one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitialState {
+    #[default]
+    New,
+    Existing,
+}
+
+/// How clients are dealt with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Time between two progress notices to a watcher that wants them and sees no events.
+    pub watch_progress_interval: Duration,
+    /// An idle connection is asked for a sign of life this often; zero: never.
+    pub keepalive_interval: Duration,
+    /// It is closed if none comes within this time.
+    pub keepalive_timeout: Duration,
+    /// Requests that one connection may have open at a time; `None`: the listener's own bound.
+    pub streams_max: Option<u32>,
+    /// Listen with SO_REUSEPORT.
+    pub reuse_port: bool,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            watch_progress_interval: Duration::from_secs(600),
+            keepalive_interval: Duration::from_secs(7200),
+            keepalive_timeout: Duration::from_secs(20),
+            streams_max: None,
+            reuse_port: false,
+        }
+    }
+}
+
+/// The settings of a member. Made by [`Config::new`], changed by its methods, checked at the start.
+///
+/// ```
+/// let config = quorate::Config::new("m1")
+///     .memory_only()
+///     .listen_client_urls(["http://127.0.0.1:0"])
+///     .listen_peer_urls(["http://127.0.0.1:0"]);
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    name: String,
+    storage: Storage,
+    listen_client_urls: Vec<String>,
+    listen_peer_urls: Vec<String>,
+    advertise_client_urls: Option<Vec<String>>,
+    advertise_peer_urls: Option<Vec<String>>,
+    initial_cluster: Option<String>,
+    initial_cluster_token: String,
+    initial_state: InitialState,
+    heartbeat_interval: Duration,
+    election_timeout: Duration,
+    pre_vote: bool,
+    request_bytes_max: usize,
+    txn_ops_max: usize,
+    strict_reconfig_check: bool,
+    learners_max: usize,
+    checkpoint_entries: u64,
+    clients: ClientLimits,
+    give_up_data: bool,
+}
+
+/// The longest election timeout.
+pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(50_000);
+/// Heartbeats that an election timeout has to hold.
+pub const HEARTBEATS_PER_ELECTION_MIN: u32 = 5;
+/// The largest request that may be allowed: what one frame between members holds, with room for its envelope.
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+
+/// Why settings can't be used. Settings are named as the flags are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{setting}: {text:?} is no usable URL: {reason}")]
+    Url { setting: &'static str, text: String, reason: UrlError },
+    #[error("{setting}: {text:?} is given twice")]
+    UrlTwice { setting: &'static str, text: String },
+    #[error("{setting}: at least one URL is needed")]
+    NoUrl { setting: &'static str },
+    #[error("{setting}: {text:?}: TLS is not supported yet; use http://")]
+    TlsNotSupportedYet { setting: &'static str, text: String },
+    #[error("{setting}: {text:?}: Unix sockets are not supported yet; use http://")]
+    UnixNotSupportedYet { setting: &'static str, text: String },
+    #[error("{setting}: a port other than 0 is needed, because the other members have to know it beforehand")]
+    PortZero { setting: &'static str },
+    #[error("name: a name is needed")]
+    NoName,
+    #[error("name: {0:?} holds a character that initial-cluster can't carry (',' or '=')")]
+    BadName(String),
+    #[error("initial-cluster: {0}")]
+    Cluster(#[from] cluster::ClusterError),
+    #[error("initial-cluster: there is no member named {name:?}; the names are: {}", .names.join(", "))]
+    NameMissing { name: String, names: Vec<String> },
+    #[error(
+        "initial-cluster gives {name:?} the peer URLs {cluster}, but initial-advertise-peer-urls are {advertised}; \
+         they have to be the same"
+    )]
+    UrlMismatch { name: String, cluster: String, advertised: String },
+    #[error("heartbeat-interval: at least 1 ms is needed")]
+    HeartbeatTooShort,
+    #[error(
+        "election-timeout of {election_ms} ms should be at least five times the heartbeat-interval of {heartbeat_ms} ms"
+    )]
+    ElectionTooShort { election_ms: u128, heartbeat_ms: u128 },
+    #[error("election-timeout of {election_ms} ms is too long; at most 50000 ms are allowed")]
+    ElectionTooLong { election_ms: u128 },
+    #[error("max-request-bytes: must be from 1 to {REQUEST_BYTES_MAX}")]
+    RequestBytes,
+    #[error("max-txn-ops: must be at least 1")]
+    TxnOps,
+    #[error("watch-progress-notify-interval: must be above zero")]
+    WatchProgress,
+    #[error("snapshot-count: must be at least 1")]
+    CheckpointEntries,
+}
+
+impl Config {
+    /// The settings of etcd's defaults: client port 2379 and peer port 2380 on localhost, a cluster of one, data in
+    /// `<name>.etcd`.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            storage: Storage::Folder { data_dir: PathBuf::from(format!("{name}.etcd")), wal_dir: None },
+            name,
+            listen_client_urls: vec!["http://localhost:2379".to_owned()],
+            listen_peer_urls: vec!["http://localhost:2380".to_owned()],
+            advertise_client_urls: None,
+            advertise_peer_urls: None,
+            initial_cluster: None,
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            initial_state: InitialState::New,
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            request_bytes_max: 1_572_864,
+            txn_ops_max: 128,
+            strict_reconfig_check: true,
+            learners_max: 1,
+            checkpoint_entries: 100_000,
+            clients: ClientLimits::default(),
+            give_up_data: false,
+        }
+    }
+
+    /// Keeps the data in this folder.
+    #[must_use]
+    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.storage = Storage::Folder { data_dir: folder.into(), wal_dir: None };
+        self
+    }
+
+    /// Keeps the write-ahead log in a folder of its own. Without effect on a memory-only member.
+    #[must_use]
+    pub fn wal_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        if let Storage::Folder { wal_dir, .. } = &mut self.storage {
+            *wal_dir = Some(folder.into());
+        }
+        self
+    }
+
+    /// Keeps nothing on disk.
+    #[must_use]
+    pub fn memory_only(mut self) -> Self {
+        self.storage = Storage::Memory;
+        self
+    }
+
+    /// Where to listen for clients. Port 0 takes a free one.
+    #[must_use]
+    pub fn listen_client_urls(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.listen_client_urls = urls.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where to listen for the other members. Port 0 takes a free one; only for a cluster of one.
+    #[must_use]
+    pub fn listen_peer_urls(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.listen_peer_urls = urls.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The client URLs that clients are told; those listened on, if not set.
+    #[must_use]
+    pub fn advertise_client_urls(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.advertise_client_urls = Some(urls.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The peer URLs that the other members are told; those listened on, if not set.
+    #[must_use]
+    pub fn advertise_peer_urls(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.advertise_peer_urls = Some(urls.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The founding members, `name=peer-url` separated by commas; this member alone, if not set.
+    #[must_use]
+    pub fn initial_cluster(mut self, members: impl Into<String>) -> Self {
+        self.initial_cluster = Some(members.into());
+        self
+    }
+
+    /// Keeps clusters apart that are founded with equal names and URLs.
+    #[must_use]
+    pub fn initial_cluster_token(mut self, token: impl Into<String>) -> Self {
+        self.initial_cluster_token = token.into();
+        self
+    }
+
+    /// Whether a member without data founds the cluster or joins one.
+    #[must_use]
+    pub fn initial_state(mut self, state: InitialState) -> Self {
+        self.initial_state = state;
+        self
+    }
+
+    /// Time between a leader's heartbeats.
+    #[must_use]
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self
+    }
+
+    /// Time without a leader after which a member stands for election.
+    #[must_use]
+    pub fn election_timeout(mut self, timeout: Duration) -> Self {
+        self.election_timeout = timeout;
+        self
+    }
+
+    /// Whether members ask for votes tentatively first.
+    #[must_use]
+    pub fn pre_vote(mut self, on: bool) -> Self {
+        self.pre_vote = on;
+        self
+    }
+
+    /// Bytes that one request may have.
+    #[must_use]
+    pub fn request_bytes_max(mut self, bytes: usize) -> Self {
+        self.request_bytes_max = bytes;
+        self
+    }
+
+    /// Operations that one transaction may have.
+    #[must_use]
+    pub fn txn_ops_max(mut self, ops: usize) -> Self {
+        self.txn_ops_max = ops;
+        self
+    }
+
+    /// Whether membership changes that would cost the majority are refused.
+    #[must_use]
+    pub fn strict_reconfig_check(mut self, on: bool) -> Self {
+        self.strict_reconfig_check = on;
+        self
+    }
+
+    /// Learners that the cluster may have at a time.
+    #[must_use]
+    pub fn learners_max(mut self, learners: usize) -> Self {
+        self.learners_max = learners;
+        self
+    }
+
+    /// Entries after which a checkpoint is cut; it is cut earlier where much data has changed.
+    #[must_use]
+    pub fn checkpoint_entries(mut self, entries: u64) -> Self {
+        self.checkpoint_entries = entries;
+        self
+    }
+
+    /// How clients are dealt with.
+    #[must_use]
+    pub fn client_limits(mut self, limits: ClientLimits) -> Self {
+        self.clients = limits;
+        self
+    }
+
+    /// The operator's word that damaged data may be given up; the member returns as a new incarnation.
+    #[must_use]
+    pub fn give_up_data(mut self, yes: bool) -> Self {
+        self.give_up_data = yes;
+        self
+    }
+
+    /// The member's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Checks everything that can be checked without opening a socket or changing a file. The founding members only
+    /// count as long as the member has no data: afterwards its log knows the cluster.
+    pub fn check(&self) -> Result<Plan, ConfigError> {
+        self.check_name()?;
+        self.check_times_and_sizes()?;
+        let listen_client = listen("listen-client-urls", &self.listen_client_urls)?;
+        let listen_peer = listen("listen-peer-urls", &self.listen_peer_urls)?;
+        let advertise_client = match &self.advertise_client_urls {
+            Some(urls) => Some(advertised("advertise-client-urls", urls)?),
+            None => None,
+        };
+        let advertise_peer = match &self.advertise_peer_urls {
+            Some(urls) => Some(advertised("initial-advertise-peer-urls", urls)?),
+            None => None,
+        };
+        let cluster = match self.initial_cluster.as_deref().filter(|text| !text.trim().is_empty()) {
+            Some(text) => Some(cluster::parse(text)?),
+            None => None,
+        };
+        let listened_peer: Vec<Url> = listen_peer.iter().map(|(url, _)| url.clone()).collect();
+        if let Some(founders) = cluster.as_ref().filter(|_| !self.has_data()) {
+            self.check_place_in(founders, advertise_peer.as_ref().unwrap_or(&listened_peer))?;
+        }
+        Ok(Plan {
+            name: self.name.clone(),
+            storage: self.storage.clone(),
+            listen_client: listen_client.into_iter().map(|(_, addr)| addr).collect(),
+            listen_peer: listen_peer.into_iter().map(|(_, addr)| addr).collect(),
+            advertise_client,
+            advertise_peer,
+            cluster,
+            initial_cluster_token: self.initial_cluster_token.clone(),
+            initial_state: self.initial_state,
+            heartbeat_interval: self.heartbeat_interval,
+            election_timeout: self.election_timeout,
+            pre_vote: self.pre_vote,
+            request_bytes_max: self.request_bytes_max,
+            txn_ops_max: self.txn_ops_max,
+            strict_reconfig_check: self.strict_reconfig_check,
+            learners_max: self.learners_max,
+            checkpoint_entries: self.checkpoint_entries,
+            clients: self.clients.clone(),
+            give_up_data: self.give_up_data,
+        })
+    }
+
+    fn has_data(&self) -> bool {
+        match &self.storage {
+            Storage::Folder { data_dir, .. } => {
+                std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_some())
+            }
+            Storage::Memory => false,
+        }
+    }
+
+    fn check_name(&self) -> Result<(), ConfigError> {
+        if self.name.is_empty() {
+            return Err(ConfigError::NoName);
+        }
+        if self.name.contains([',', '=']) {
+            return Err(ConfigError::BadName(self.name.clone()));
+        }
+        Ok(())
+    }
+
+    fn check_times_and_sizes(&self) -> Result<(), ConfigError> {
+        if self.heartbeat_interval < Duration::from_millis(1) {
+            return Err(ConfigError::HeartbeatTooShort);
+        }
+        let (election_ms, heartbeat_ms) =
+            (self.election_timeout.as_millis(), self.heartbeat_interval.as_millis());
+        if election_ms < heartbeat_ms * u128::from(HEARTBEATS_PER_ELECTION_MIN) {
+            return Err(ConfigError::ElectionTooShort { election_ms, heartbeat_ms });
+        }
+        if self.election_timeout > ELECTION_TIMEOUT_MAX {
+            return Err(ConfigError::ElectionTooLong { election_ms });
+        }
+        if !(1..=REQUEST_BYTES_MAX).contains(&self.request_bytes_max) {
+            return Err(ConfigError::RequestBytes);
+        }
+        if self.txn_ops_max == 0 {
+            return Err(ConfigError::TxnOps);
+        }
+        if self.clients.watch_progress_interval.is_zero() {
+            return Err(ConfigError::WatchProgress);
+        }
+        if self.checkpoint_entries == 0 {
+            return Err(ConfigError::CheckpointEntries);
+        }
+        Ok(())
+    }
+
+    /// The founding members have to know this one by its name and by the URLs that it advertises.
+    fn check_place_in(&self, founders: &[Founder], own: &[Url]) -> Result<(), ConfigError> {
+        let me = founders.iter().find(|founder| founder.name == self.name).ok_or_else(|| {
+            ConfigError::NameMissing {
+                name: self.name.clone(),
+                names: founders.iter().map(|founder| founder.name.clone()).collect(),
+            }
+        })?;
+        let listed: BTreeSet<&Url> = me.peer_urls.iter().collect();
+        if listed != own.iter().collect::<BTreeSet<&Url>>() {
+            return Err(ConfigError::UrlMismatch {
+                name: self.name.clone(),
+                cluster: join(&me.peer_urls),
+                advertised: join(own),
+            });
+        }
+        if own.iter().any(|url| matches!(url, Url::Tcp { port: 0, .. })) {
+            return Err(ConfigError::PortZero { setting: "initial-advertise-peer-urls" });
+        }
+        Ok(())
+    }
+}
+
+/// Settings that passed every check.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(crate) name: String,
+    pub(crate) storage: Storage,
+    pub(crate) listen_client: Vec<SocketAddr>,
+    pub(crate) listen_peer: Vec<SocketAddr>,
+    /// `None`: the addresses listened on.
+    pub(crate) advertise_client: Option<Vec<Url>>,
+    /// `None`: the addresses listened on.
+    pub(crate) advertise_peer: Option<Vec<Url>>,
+    /// `None`: this member alone.
+    pub(crate) cluster: Option<Vec<Founder>>,
+    pub(crate) initial_cluster_token: String,
+    pub(crate) initial_state: InitialState,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) election_timeout: Duration,
+    pub(crate) pre_vote: bool,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) txn_ops_max: usize,
+    pub(crate) strict_reconfig_check: bool,
+    pub(crate) learners_max: usize,
+    pub(crate) checkpoint_entries: u64,
+    pub(crate) clients: ClientLimits,
+    pub(crate) give_up_data: bool,
+}
+
+fn parse_all(setting: &'static str, texts: &[String]) -> Result<Vec<Url>, ConfigError> {
+    if texts.is_empty() {
+        return Err(ConfigError::NoUrl { setting });
+    }
+    let mut urls = Vec::new();
+    for text in texts {
+        let url =
+            Url::parse(text).map_err(|reason| ConfigError::Url { setting, text: text.clone(), reason })?;
+        if url.is_tls() {
+            return Err(ConfigError::TlsNotSupportedYet { setting, text: text.clone() });
+        }
+        if matches!(url, Url::Unix { .. }) {
+            return Err(ConfigError::UnixNotSupportedYet { setting, text: text.clone() });
+        }
+        if urls.contains(&url) && !matches!(url, Url::Tcp { port: 0, .. }) {
+            return Err(ConfigError::UrlTwice { setting, text: text.clone() });
+        }
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
+fn listen(setting: &'static str, texts: &[String]) -> Result<Vec<(Url, SocketAddr)>, ConfigError> {
+    parse_all(setting, texts)?
+        .into_iter()
+        .map(|url| match url.listen_addr() {
+            Ok(Some(addr)) => Ok((url, addr)),
+            Ok(None) => Err(ConfigError::UnixNotSupportedYet { setting, text: url.to_string() }),
+            Err(reason) => Err(ConfigError::Url { setting, text: url.to_string(), reason }),
+        })
+        .collect()
+}
+
+fn advertised(setting: &'static str, texts: &[String]) -> Result<Vec<Url>, ConfigError> {
+    let urls = parse_all(setting, texts)?;
+    for url in &urls {
+        url.check_advertised().map_err(|reason| ConfigError::Url {
+            setting,
+            text: url.to_string(),
+            reason,
+        })?;
+    }
+    Ok(urls)
+}
+
+fn join(urls: &[Url]) -> String {
+    urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Config {
+        Config::new("m1")
+            .listen_peer_urls(["http://127.0.0.1:2380"])
+            .initial_cluster("m1=http://127.0.0.1:2380,m2=http://127.0.0.1:2480,m3=http://127.0.0.1:2580")
+    }
+
+    fn error(config: Config) -> String {
+        config.check().expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn defaults_and_a_cluster_of_three_pass() {
+        let alone = Config::new("default").check().expect("the defaults are fine");
+        assert!(alone.cluster.is_none());
+        assert_eq!(alone.storage, Storage::Folder { data_dir: "default.etcd".into(), wal_dir: None });
+        let plan = three().check().expect("fine");
+        assert_eq!(plan.cluster.map(|founders| founders.len()), Some(3));
+    }
+
+    #[test]
+    fn a_member_that_its_cluster_does_not_know_is_refused() {
+        let mut other = three();
+        other.name = "m4".to_owned();
+        assert_eq!(
+            error(other),
+            "initial-cluster: there is no member named \"m4\"; the names are: m1, m2, m3"
+        );
+        let moved = three().advertise_peer_urls(["http://10.0.0.1:2380"]);
+        assert_eq!(
+            error(moved),
+            "initial-cluster gives \"m1\" the peer URLs http://127.0.0.1:2380, but initial-advertise-peer-urls are \
+             http://10.0.0.1:2380; they have to be the same"
+        );
+    }
+
+    #[test]
+    fn founding_members_no_longer_count_once_there_is_data() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let moved = three().data_dir(folder.path()).advertise_peer_urls(["http://10.0.0.1:2380"]);
+        assert!(matches!(moved.check(), Err(ConfigError::UrlMismatch { .. })));
+        std::fs::write(folder.path().join("member"), b"data").expect("written");
+        assert!(moved.check().is_ok());
+    }
+
+    #[test]
+    fn urls_that_cannot_work_are_refused_by_the_name_of_their_setting() {
+        for (config, expected) in [
+            (
+                Config::new("a").listen_client_urls(["127.0.0.1:1"]),
+                "listen-client-urls: \"127.0.0.1:1\" is no usable URL",
+            ),
+            (
+                Config::new("a").listen_peer_urls(["http://example:1"]),
+                "listen-peer-urls: \"http://example:1\" is no usable",
+            ),
+            (
+                Config::new("a").listen_peer_urls(Vec::<String>::new()),
+                "listen-peer-urls: at least one URL is needed",
+            ),
+            (
+                Config::new("a").listen_client_urls(["https://127.0.0.1:1"]),
+                "listen-client-urls: \"https://127.0.0.1:1\": TLS",
+            ),
+            (
+                Config::new("a").listen_client_urls(["unix:///a"]),
+                "listen-client-urls: \"unix:///a\": Unix sockets",
+            ),
+            (
+                Config::new("a").advertise_client_urls(["http://:1"]),
+                "advertise-client-urls: \"http://:1\" is no usable URL",
+            ),
+            (
+                Config::new("a").listen_client_urls(["http://127.0.0.1:1", "http://127.0.0.1:1/"]),
+                "listen-client-urls: \"http://127.0.0.1:1/\" is given twice",
+            ),
+        ] {
+            let error = error(config);
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn election_timeout_has_etcds_bounds() {
+        let with = |heartbeat, election| {
+            Config::new("a")
+                .heartbeat_interval(Duration::from_millis(heartbeat))
+                .election_timeout(Duration::from_millis(election))
+                .check()
+        };
+        assert!(with(100, 500).is_ok());
+        assert!(with(100, 50_000).is_ok());
+        assert_eq!(
+            with(100, 499).err(),
+            Some(ConfigError::ElectionTooShort { election_ms: 499, heartbeat_ms: 100 })
+        );
+        assert_eq!(with(100, 50_001).err(), Some(ConfigError::ElectionTooLong { election_ms: 50_001 }));
+        assert_eq!(with(0, 1000).err(), Some(ConfigError::HeartbeatTooShort));
+    }
+
+    #[test]
+    fn members_of_one_cluster_need_ports_that_the_others_can_know() {
+        let config = Config::new("m1")
+            .listen_peer_urls(["http://127.0.0.1:0"])
+            .initial_cluster("m1=http://127.0.0.1:0,m2=http://127.0.0.1:2480");
+        assert!(error(config).contains("a port other than 0 is needed"));
+    }
+}

@@ -1,0 +1,213 @@
+//! A running member with its client ports: the composition of the member and the faces.
+//!
+//! Invariants: nothing here ends the process, installs a logger or touches anything global; two servers in one process
+//! know nothing of each other; after [`Server::shutdown`], no thread, socket or file of the server is left.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_faces::etcd3::{self, Etcd3};
+use quorate_faces::listener::{self, Face, ListenConfig, ListenError, Serving};
+use quorate_ids::{ClusterId, MemberId};
+use quorate_member::{Handle, RequestError, Running, Stopped};
+
+use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
+use crate::url::Url;
+
+/// Between two looks for a leader, while there is none.
+const READY_RETRY: Duration = Duration::from_millis(50);
+
+/// An interval of zero asks for no signs of life at all.
+const KEEPALIVE_NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Why a server did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Member(#[from] quorate_member::StartError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// The member stopped by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the member stopped: {reason}")]
+pub struct MemberStopped {
+    pub reason: String,
+}
+
+/// A running member. Dropped without [`Server::shutdown`], it stops at once and hands leadership to nobody.
+pub struct Server {
+    name: String,
+    advertise_client_urls: Vec<String>,
+    client_addrs: Vec<SocketAddr>,
+    peer_addrs: Vec<SocketAddr>,
+    // The order matters where the server is dropped: first the ports, then the member.
+    serving: Serving,
+    member: Running,
+}
+
+impl Server {
+    /// Starts a member: checks its settings, opens its data, binds its ports and starts its threads. Returns before a
+    /// leader is known; see [`Server::ready`]. It may block for the disk.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let plan = config.check()?;
+        let member = quorate_member::start(member_config(&plan))?;
+        let handle = member.handle();
+        let serving = listener::serve(listen_config(&plan), faces(&handle, &plan))?;
+        let client_addrs = serving.addrs().to_vec();
+        let advertise_client_urls = match &plan.advertise_client {
+            Some(urls) => urls.iter().map(ToString::to_string).collect(),
+            None => client_addrs.iter().map(|addr| format!("http://{addr}")).collect(),
+        };
+        Ok(Self {
+            name: plan.name,
+            advertise_client_urls,
+            client_addrs,
+            peer_addrs: member.peer_addrs(),
+            serving,
+            member,
+        })
+    }
+
+    /// Waits until this member serves: a leader is known, this member has applied all that was acknowledged before,
+    /// and the cluster knows its name and client URLs. Needs a tokio runtime with its timer.
+    pub async fn ready(&self) -> Result<(), MemberStopped> {
+        let handle = self.member.handle();
+        loop {
+            let outcome = match handle.read_index().await {
+                Ok(_) => self.member.publish(&self.name, &self.advertise_client_urls).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(RequestError::Stopped { reason }) => return Err(MemberStopped { reason }),
+                // No leader yet, or a change of it: published again, the same names and URLs change nothing.
+                Err(_) => tokio::time::sleep(READY_RETRY).await,
+            }
+        }
+    }
+
+    /// Waits until the member stops by itself; returns why.
+    pub async fn stopped(&self) -> MemberStopped {
+        let mut stopped = self.member.stopped();
+        let reason = match stopped.wait_for(Option::is_some).await {
+            Ok(why) => match &*why {
+                Some(Stopped::Failed { reason }) => reason.clone(),
+                Some(Stopped::Removed) => "it was removed from the cluster".to_owned(),
+                Some(Stopped::Asked) | None => "it was asked to".to_owned(),
+            },
+            Err(_) => "its threads ended".to_owned(),
+        };
+        MemberStopped { reason }
+    }
+
+    /// Where clients are listened for; the real ports where 0 was asked for.
+    #[must_use]
+    pub fn client_addrs(&self) -> &[SocketAddr] {
+        &self.client_addrs
+    }
+
+    /// Where the other members are listened for; the real ports where 0 was asked for.
+    #[must_use]
+    pub fn peer_addrs(&self) -> &[SocketAddr] {
+        &self.peer_addrs
+    }
+
+    #[must_use]
+    pub fn member_id(&self) -> MemberId {
+        self.member.handle().identity().member
+    }
+
+    #[must_use]
+    pub fn cluster_id(&self) -> ClusterId {
+        self.member.handle().identity().cluster
+    }
+
+    /// The member itself, without a socket in between.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.member.handle()
+    }
+
+    /// Stops cleanly: hands leadership on if this member leads and another can take it, lets running requests finish,
+    /// closes ports and files. Takes a bounded time, with or without a majority.
+    pub async fn shutdown(self) {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let stop = move || {
+            let Self { serving, member, .. } = self;
+            serving.stop();
+            member.stop();
+            let _ = done.send(());
+        };
+        // A thread of its own, because stopping waits for threads and the host's runtime must not be held up.
+        match std::thread::Builder::new().name("quorate-stop".to_owned()).spawn(stop) {
+            Ok(_) => {
+                let _ = ended.await;
+            }
+            // The closure was dropped, and with it the server: it has stopped, if less politely.
+            Err(error) => tracing::error!(%error, "cannot start the thread that stops the member"),
+        }
+    }
+}
+
+fn member_config(plan: &Plan) -> quorate_member::Config {
+    let text = |urls: &[Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut config = quorate_member::Config::new(plan.name.clone());
+    if let Storage::Folder { data_dir, wal_dir } = &plan.storage {
+        config.data_dir = Some(data_dir.clone());
+        config.wal_dir.clone_from(wal_dir);
+    }
+    config.listen_peer.clone_from(&plan.listen_peer);
+    config.advertise_peer_urls = plan.advertise_peer.as_deref().map(text).unwrap_or_default();
+    config.advertise_client_urls = plan.advertise_client.as_deref().map(text).unwrap_or_default();
+    config.initial_cluster = plan
+        .cluster
+        .iter()
+        .flatten()
+        .flat_map(|founder| founder.peer_urls.iter().map(|url| (founder.name.clone(), url.to_string())))
+        .collect();
+    config.initial_cluster_token.clone_from(&plan.initial_cluster_token);
+    config.initial_state = match plan.initial_state {
+        InitialState::New => quorate_member::InitialState::New,
+        InitialState::Existing => quorate_member::InitialState::Existing,
+    };
+    config.heartbeat_interval = plan.heartbeat_interval;
+    config.election_timeout = plan.election_timeout;
+    config.pre_vote = plan.pre_vote;
+    config.strict_membership = plan.strict_reconfig_check;
+    config.learners_max = plan.learners_max;
+    config.request_bytes_max = plan.request_bytes_max;
+    config.checkpoint_entries = plan.checkpoint_entries;
+    config.give_up_data = plan.give_up_data;
+    config
+}
+
+fn listen_config(plan: &Plan) -> ListenConfig {
+    let mut config = ListenConfig::new(plan.listen_client.clone());
+    config.reuse_port = plan.clients.reuse_port;
+    config.keepalive_interval = match plan.clients.keepalive_interval {
+        Duration::ZERO => KEEPALIVE_NEVER,
+        interval => interval,
+    };
+    config.keepalive_timeout = plan.clients.keepalive_timeout;
+    if let Some(streams) = plan.clients.streams_max {
+        config.streams_max = streams;
+    }
+    config
+}
+
+fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
+    let config = etcd3::Config {
+        request_bytes_max: plan.request_bytes_max,
+        txn_ops_max: plan.txn_ops_max,
+        initial_cluster_token: plan.initial_cluster_token.clone(),
+        election_timeout: plan.election_timeout,
+        watch_progress_interval: plan.clients.watch_progress_interval,
+        ..etcd3::Config::default()
+    };
+    vec![Arc::new(Etcd3::new(handle.clone(), config))]
+}
