@@ -37,6 +37,8 @@ pub struct CheckpointRule {
     pub front_bytes: u64,
     /// After this many entries.
     pub entries: u64,
+    /// With less room than this in the fronts nothing more is admitted.
+    pub front_room_min: u64,
 }
 
 struct Running {
@@ -68,6 +70,7 @@ pub struct ApplyStage {
     leases: Option<LeaseKeeper>,
     lease_asks: BTreeMap<LogIndex, Vec<LeaseAsk>>,
     now: Monotonic,
+    tight: bool,
     failed: bool,
 }
 
@@ -104,6 +107,7 @@ impl ApplyStage {
             leases: None,
             lease_asks: BTreeMap::new(),
             now: Monotonic::ZERO,
+            tight: false,
             failed: false,
         }
     }
@@ -204,7 +208,17 @@ impl ApplyStage {
         }
         self.expire_leases(&mut out);
         self.cut_checkpoint(&mut out);
+        self.say_room(&mut out);
         out
+    }
+
+    /// Admission stops while the fronts still have room for what is in flight.
+    fn say_room(&mut self, out: &mut Vec<ApplyOutput>) {
+        let tight = self.store.front_room() < self.rule.front_room_min;
+        if tight != self.tight {
+            self.tight = tight;
+            out.push(ApplyOutput::FrontTight(tight));
+        }
     }
 
     // ---- leases ----

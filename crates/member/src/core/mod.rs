@@ -106,6 +106,10 @@ pub enum LogInput {
     Applied {
         index: LogIndex,
     },
+    /// The store's fronts are nearly full (`true`), or have room again.
+    FrontTight(bool),
+    /// A checkpoint finds no space (`true`), or has found it.
+    StoreNoSpace(bool),
     /// A checkpoint is durable: the log below it may go.
     Checkpointed {
         point: SnapshotPoint,
@@ -274,6 +278,8 @@ pub enum ApplyOutput {
         term: Term,
         command: Bytes,
     },
+    /// For the log loop: the store's fronts are nearly full, or have room again.
+    FrontTight(bool),
     /// For the checkpoint stage.
     Checkpoint {
         frozen: Frozen,

@@ -197,6 +197,7 @@ fn open_config(config: &Config) -> OpenConfig {
         checkpoint: CheckpointRule {
             front_bytes: config.store.front_bytes_max / 2,
             entries: config.checkpoint_entries,
+            front_room_min: config.store.front_bytes_max / 2,
         },
     }
 }

@@ -264,6 +264,7 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             }
             ApplyOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
             ApplyOutput::Send { to, frame } => links.transport.send(to, Lane::Control, frame),
+            ApplyOutput::FrontTight(tight) => links.shared.inbox.report(LogInput::FrontTight(tight)),
             ApplyOutput::Expire { term, command } => {
                 links.shared.inbox.report(LogInput::Expire { term, command });
             }
@@ -330,6 +331,7 @@ pub fn run_checkpoints(
             BACKGROUND_PAUSE
         };
         let started = Instant::now();
+        let stuck = stage.is_stuck();
         let outcome = match fronts.recv_timeout(patience) {
             Ok(front) => Some(stage.step(front, &mut pace)),
             Err(mpsc::RecvTimeoutError::Timeout) if stage.is_stuck() => stage.retry(&mut pace),
@@ -346,10 +348,18 @@ pub fn run_checkpoints(
             Some(CheckpointOutput::Durable { point, membership }) => {
                 links.shared.metrics.checkpoint_seconds.observe(started.elapsed().as_secs_f64());
                 links.apply.report(ApplyNote::CheckpointDone(Some(point.index)));
+                links.shared.inbox.report(LogInput::StoreNoSpace(false));
                 links.shared.inbox.report(LogInput::Checkpointed { point, membership });
             }
             Some(CheckpointOutput::Void) => links.apply.report(ApplyNote::CheckpointDone(None)),
-            Some(CheckpointOutput::NoSpace) => tracing::warn!("no space for a checkpoint; trying again"),
+            Some(CheckpointOutput::NoSpace) => {
+                if !stuck {
+                    tracing::warn!(
+                        "the disk has no space for a checkpoint; writes go on while memory for them lasts"
+                    );
+                }
+                links.shared.inbox.report(LogInput::StoreNoSpace(true));
+            }
             Some(CheckpointOutput::Failed { reason }) => links.fail(format!("a checkpoint failed: {reason}")),
             None => {}
         }

@@ -79,6 +79,7 @@ impl World {
             checkpoint: CheckpointRule {
                 front_bytes: settings.front_bytes_max / 2,
                 entries: settings.checkpoint_entries,
+                front_room_min: settings.front_bytes_max / 2,
             },
         }
     }

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use quorate_ids::MemberId;
 use quorate_member::core::{
-    ApplyOutput, CheckpointInput, CheckpointOutput, LogInput, LogOutput, TransferOutput,
+    ApplyOutput, CheckpointInput, LeaseAnswer, CheckpointOutput, LogInput, LogOutput, TransferInput, TransferOutput,
 };
+use quorate_member::RequestError;
 use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
 use quorate_models::keys::HASHED_TABLES;
 use quorate_store::Unpaced;
@@ -143,14 +144,20 @@ impl World {
             LogOutput::Apply(input) => {
                 if let quorate_member::core::ApplyInput::Entries(entries) = &input {
                     for committed in entries {
-                        self.oracle.committed(member, &committed.entry)?;
+                        self.oracle.committed(member, &committed.entry, self.events.now())?;
                     }
                 }
                 self.hand(member, at, Input::Apply(input));
             }
-            LogOutput::Transfer(input) => self.hand(member, at, Input::Transfer(input)),
+            LogOutput::Transfer(input) => {
+                if !matches!(input, TransferInput::Frame { .. }) {
+                    self.trace(|| format!("m{member} transfer: {input:?}"));
+                }
+                self.hand(member, at, Input::Transfer(input));
+            }
             LogOutput::Refuse { seq, error } => self.tell(member, at, seq, Delivery::Refused(error)),
             LogOutput::RefuseRead { seq, error } => self.tell(member, at, seq, Delivery::Refused(error)),
+            LogOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
             LogOutput::Status(status) => return self.status(member, status),
             LogOutput::Members(_) | LogOutput::MayStop => {}
             LogOutput::Removed => return self.member_failed(member, "it was removed from the cluster"),
@@ -217,6 +224,7 @@ impl World {
         let now = self.events.now();
         let take = self.rng.between(1, 4);
         let machine = &mut self.machines[member];
+        let time = machine.now(now);
         let running = machine.running.as_mut().expect("a stage of a running member");
         let stage = &mut running.stages.apply;
         for _ in 0..take {
@@ -229,7 +237,8 @@ impl World {
         if !stage.has_work() && stage.has_background_work() {
             stage.background();
         }
-        let outputs = stage.work();
+        let outputs = stage.work(time);
+        let due = stage.next_work().map(|at| at.since(time.monotonic));
         let more = stage.has_work() || !running.queues[Stage::Apply as usize].waiting.is_empty();
         let background = stage.has_background_work();
         let applied = stage.applied_index();
@@ -252,7 +261,7 @@ impl World {
         } else if background {
             now + MILLI
         } else {
-            now + BACKGROUND_NANOS
+            now + due.map_or(BACKGROUND_NANOS, |due| (due + due / 500).clamp(MILLI, BACKGROUND_NANOS))
         };
         self.wake_at(member, epoch, Stage::Apply, next);
         Ok(())
@@ -269,6 +278,12 @@ impl World {
             }
             ApplyOutput::AnswerRead { seq, index } => self.tell(member, at, seq, Delivery::ReadFrom { index }),
             ApplyOutput::Visible { .. } => {}
+            ApplyOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
+            ApplyOutput::Send { to, frame } => self.send(member, to, Lane::Control, frame),
+            ApplyOutput::FrontTight(tight) => self.hand(member, at, Input::Log(LogInput::FrontTight(tight))),
+            ApplyOutput::Expire { term, command } => {
+                self.hand(member, at, Input::Log(LogInput::Expire { term, command }));
+            }
             ApplyOutput::Applied { index } => self.hand(member, at, Input::Log(LogInput::Applied { index })),
             ApplyOutput::Installed { point, members } => {
                 self.count("snapshot: installed");
@@ -307,13 +322,15 @@ impl World {
             Some(CheckpointOutput::Durable { point, membership }) => {
                 self.count("checkpoint: durable");
                 self.hand(member, at, Input::CheckpointDone(Some(point.index)));
+                self.hand(member, at, Input::Log(LogInput::StoreNoSpace(false)));
                 self.hand(member, at, Input::Log(LogInput::Checkpointed { point, membership }));
             }
             Some(CheckpointOutput::Void) => self.hand(member, at, Input::CheckpointDone(None)),
             Some(CheckpointOutput::Failed { reason }) => {
                 self.hand(member, at, Input::Log(LogInput::Failed { reason: format!("a checkpoint failed: {reason}") }));
             }
-            Some(CheckpointOutput::NoSpace) | None => {}
+            Some(CheckpointOutput::NoSpace) => self.hand(member, at, Input::Log(LogInput::StoreNoSpace(true))),
+            None => {}
         }
         let mut next = now + BACKGROUND_NANOS;
         match background {
@@ -347,10 +364,12 @@ impl World {
                 TransferOutput::Send { to, frame } => self.send(member, to, Lane::Bulk, frame.encode()),
                 TransferOutput::Fetched { from, point, generation } => {
                     self.count("snapshot: fetched");
+                    self.trace(|| format!("m{member} fetched the snapshot at {} from {from}", point.index));
                     self.hand(member, at, Input::Log(LogInput::SnapshotFetched { from, point, generation }));
                 }
                 TransferOutput::GaveUp { from, point } => {
                     self.count("snapshot: given up");
+                    self.trace(|| format!("m{member} gave up the snapshot at {} from {from}", point.index));
                     self.hand(member, at, Input::Log(LogInput::SnapshotFailed { from, point }));
                 }
             }
@@ -369,7 +388,11 @@ impl World {
             return;
         }
         // Raft messages must survive anything; everything else crosses a connection that keeps order or breaks.
-        let strict = !matches!(Frame::decode(bytes.clone()), Ok(Frame::Raft(_)));
+        let frame = Frame::decode(bytes.clone());
+        let strict = !matches!(frame, Ok(Frame::Raft(_)));
+        if let Ok(Frame::SnapshotStatus { .. } | Frame::SnapshotOpen { .. } | Frame::SnapshotGone { .. }) = &frame {
+            self.trace(|| format!("m{from} to m{to}: {frame:?}"));
+        }
         let lane = lane as u8;
         let fate = self.network.send(now, from, to, lane, strict, bytes.len());
         let sent = Sent {
@@ -425,6 +448,14 @@ impl World {
             }
         }
         self.push(to, Input::Log(LogInput::Frame { from: sent.from_id, frame: bytes }))
+    }
+
+    fn tell_of_lease(&mut self, member: usize, at: u64, seq: u64, outcome: Result<LeaseAnswer, RequestError>) {
+        let delivery = match outcome {
+            Ok(answer) => Delivery::Lease(answer),
+            Err(error) => Delivery::Refused(error),
+        };
+        self.tell(member, at, seq, delivery);
     }
 
     /// Tells a client what became of its request, unless the member dies before.

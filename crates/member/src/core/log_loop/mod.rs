@@ -117,6 +117,8 @@ pub struct LogLoop {
     installing: Option<u64>,
     transfer_since: Option<Monotonic>,
     no_space: bool,
+    store_no_space: bool,
+    front_tight: bool,
     failed: Option<String>,
     stopping: bool,
     removed: bool,
@@ -161,6 +163,8 @@ impl LogLoop {
             installing: None,
             transfer_since: None,
             no_space: false,
+            store_no_space: false,
+            front_tight: false,
             failed: None,
             stopping: false,
             removed: false,
@@ -203,6 +207,8 @@ impl LogLoop {
             LogInput::Written { number } => self.written(number),
             LogInput::NoSpace => self.no_space = true,
             LogInput::Applied { index } => self.applied(index),
+            LogInput::FrontTight(tight) => self.front_tight = tight,
+            LogInput::StoreNoSpace(full) => self.store_no_space = full,
             LogInput::Checkpointed { point, membership } => self.checkpointed(point, membership),
             LogInput::SnapshotFetched { from, point, generation } => {
                 self.snapshot_fetched(from, point, generation)
@@ -240,7 +246,7 @@ impl LogLoop {
             applied: self.applied,
             last_index: self.last_index,
             failed: self.failed.clone(),
-            no_space: self.no_space,
+            no_space: self.is_out_of_space(),
         };
         if said != self.said {
             self.said = said.clone();

@@ -5,7 +5,7 @@ use super::*;
 impl LogLoop {
     pub(super) fn accept(&mut self, seq: u64, request: Request, now: Now) {
         let refusal = self.why_not_serving().or_else(|| {
-            if self.no_space {
+            if self.is_out_of_space() {
                 Some(RequestError::NoSpace)
             } else if self.is_lagging() {
                 Some(RequestError::Overloaded)
@@ -50,8 +50,14 @@ impl LogLoop {
     }
 
     pub(super) fn is_lagging(&self) -> bool {
-        self.applying.len() as u64 > self.config.apply_lag_entries_max
+        self.front_tight
+            || self.applying.len() as u64 > self.config.apply_lag_entries_max
             || self.applying_bytes > self.config.apply_lag_bytes_max
+    }
+
+    /// The log can't grow; or a checkpoint can't, and the fronts have no room to wait for it.
+    pub(super) fn is_out_of_space(&self) -> bool {
+        self.no_space || (self.store_no_space && self.front_tight)
     }
 
     pub(super) fn send_requests(&mut self, now: Now) {
@@ -97,7 +103,7 @@ impl LogLoop {
         request: Request,
         now: Now,
     ) -> Result<Term, ForwardRefusal> {
-        if self.no_space {
+        if self.is_out_of_space() {
             return Err(ForwardRefusal::NoSpace);
         }
         if self.is_lagging() {
