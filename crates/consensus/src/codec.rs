@@ -150,6 +150,11 @@ pub(crate) fn encode(of: MessageKind, m: &eraftpb::Message, out: &mut Vec<u8>) {
 }
 
 fn encode_append(m: &eraftpb::Message, out: &mut Vec<u8>) {
+    // An entry's index is its place: it is not written.
+    assert!(
+        m.entries.first().is_none_or(|first| first.index == m.index + 1),
+        "entries follow what the append names"
+    );
     out.reserve(m.entries.iter().map(|entry| payload(entry).len() + 16).sum::<usize>() + 48);
     put_varint(out, m.index);
     put_varint(out, m.log_term);

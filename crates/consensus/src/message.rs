@@ -230,3 +230,46 @@ pub(crate) fn split_append(mut message: eraftpb::Message, bytes_max: usize) -> V
     parts.push(part);
     parts
 }
+
+/// Makes an append say what its entries follow. `term_of` gives the term of an entry of this leader's log; an append
+/// whose place in the log is not known any more is dropped, as a network may drop it.
+///
+/// The `raft` crate (0.7) adds a batch of entries to an append without entries for the same follower that is still in
+/// its outbox, whatever place that one stands for. After a follower's log was found to be shorter than thought the two
+/// places differ, and the follower would append old entries behind newer ones.
+pub(crate) fn anchored(
+    mut message: eraftpb::Message,
+    term_of: impl Fn(u64) -> Option<u64>,
+) -> Option<eraftpb::Message> {
+    let Some(first) = message.entries.first().map(|entry| entry.index) else { return Some(message) };
+    if message.get_msg_type() == eraftpb::MessageType::MsgAppend && message.index + 1 != first {
+        message.index = first - 1;
+        message.log_term = if message.index == 0 { 0 } else { term_of(message.index)? };
+    }
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(index: u64, log_term: u64, entries: &[u64]) -> eraftpb::Message {
+        let entry = |index: &u64| eraftpb::Entry { index: *index, term: 2, ..Default::default() };
+        let mut message = eraftpb::Message { index, log_term, ..Default::default() };
+        message.set_msg_type(eraftpb::MessageType::MsgAppend);
+        message.set_entries(entries.iter().map(entry).collect::<Vec<_>>().into());
+        message
+    }
+
+    #[test]
+    fn entries_that_were_added_to_an_append_for_another_place_are_sent_for_their_own() {
+        let told = anchored(append(614, 2, &[552, 553]), |index| (index == 551).then_some(1)).unwrap();
+        assert_eq!((told.index, told.log_term), (551, 1));
+        assert_eq!(told.entries.len(), 2);
+        assert!(anchored(append(614, 2, &[552]), |_| None).is_none(), "that place is compacted away");
+        let whole = append(551, 1, &[552]);
+        assert_eq!(anchored(whole.clone(), |_| None), Some(whole));
+        let empty = append(614, 2, &[]);
+        assert_eq!(anchored(empty.clone(), |_| None), Some(empty));
+    }
+}

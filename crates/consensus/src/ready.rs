@@ -129,6 +129,7 @@ impl Consensus {
         let message_bytes_max = self.config.message_bytes_max;
         messages
             .into_iter()
+            .filter_map(|message| crate::message::anchored(message, |index| self.term_at(index)))
             .flat_map(|message| crate::message::split_append(message, message_bytes_max))
             .filter_map(Message::from_raft)
             .partition(|message| {
@@ -136,6 +137,11 @@ impl Consensus {
                     && (leads
                         || matches!(message.kind(), MessageKind::HeartbeatResponse | MessageKind::ReadIndex))
             })
+    }
+
+    /// The term of an entry that the log still knows.
+    fn term_at(&self, index: u64) -> Option<u64> {
+        self.node.raft.raft_log.term(index).ok().filter(|term| *term > 0)
     }
 
     fn role_change(&mut self) -> Option<RoleChange> {

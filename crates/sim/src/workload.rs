@@ -56,6 +56,7 @@ impl Mix {
 pub enum Wish {
     Command(Command),
     Read { query: RangeQuery, linearizable: bool },
+    KeepAlive { lease: i64 },
 }
 
 /// Draws one client's wishes.
@@ -172,15 +173,21 @@ impl Wishes {
         Command::Txn(Txn { compare: vec![Compare { key: counter, end, op, target }], success, failure })
     }
 
-    fn lease(&mut self) -> Command {
+    fn lease(&mut self) -> Wish {
         if !self.leases.is_empty() && self.rng.one_in(2) {
+            return Wish::KeepAlive { lease: *self.rng.pick(&self.leases) };
+        }
+        if !self.leases.is_empty() && self.rng.one_in(3) {
             let at = self.rng.below(self.leases.len() as u64) as usize;
-            return Command::LeaseRevoke { id: self.leases.swap_remove(at) };
+            return Wish::Command(Command::LeaseRevoke { id: self.leases.swap_remove(at) });
         }
         self.made += 1;
         let id = (self.client as i64 + 1) << 32 | self.made as i64;
         self.leases.push(id);
-        Command::LeaseGrant { id, ttl_seconds: self.rng.between(1, 60) as i64 }
+        if self.leases.len() > 8 {
+            self.leases.remove(0);
+        }
+        Wish::Command(Command::LeaseGrant { id, ttl_seconds: self.rng.between(1, 8) as i64 })
     }
 
     pub fn next(&mut self) -> Wish {
@@ -214,6 +221,6 @@ impl Wishes {
             let to = self.seen.0.saturating_sub(self.rng.below(30)).max(1);
             return Wish::Command(Command::Compact { revision: Revision(to) });
         }
-        Wish::Command(self.lease())
+        self.lease()
     }
 }

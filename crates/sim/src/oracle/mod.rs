@@ -10,7 +10,8 @@
 //!   sees at least what any client had seen or been told when the read began. Together with the order of the log that
 //!   is linearizability, unknown outcomes included: they may enter the log at any later time, or never;
 //! - what a read shows at a revision is what the reference holds at that revision;
-//! - tables have equal hashes at equal applied index.
+//! - tables have equal hashes at equal applied index;
+//! - no lease expires before a client that was told of its life may expect it.
 
 mod reference;
 mod watch;
@@ -81,6 +82,8 @@ pub struct Oracle {
     hashes: BTreeMap<LogIndex, (u128, usize)>,
     floor: Floor,
     stamps: (u64, u64),
+    /// Until when clients know that a lease lives.
+    leases: BTreeMap<i64, u64>,
     pub counts: Counts,
 }
 
@@ -95,6 +98,8 @@ pub struct Counts {
     pub serializable_reads: u64,
     pub watch_events: u64,
     pub hashes_compared: u64,
+    pub leases_expired: u64,
+    pub keep_alives: u64,
 }
 
 impl Oracle {
@@ -116,7 +121,7 @@ impl Oracle {
     }
 
     /// A member hands this entry to its apply stage.
-    pub fn committed(&mut self, member: usize, entry: &Entry) -> Checked {
+    pub fn committed(&mut self, member: usize, entry: &Entry, now: u64) -> Checked {
         self.counts.committed += 1;
         let mut hash = EventHash::default();
         hash.number(u64::from(entry.kind.code()));
@@ -142,12 +147,12 @@ impl Oracle {
         let last = self.log.last().map_or(0, |last| last.term);
         ensure!(logged.term >= last, "the term goes back from {last} to {} at index {at}", logged.term);
         self.log.push(logged);
-        self.apply(entry)?;
+        self.apply(entry, now)?;
         self.revisions.push(self.reference.revision());
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Checked {
+    fn apply(&mut self, entry: &Entry, now: u64) -> Checked {
         let undecodable = |error: &dyn std::fmt::Display| Violation(format!("entry {} was committed and can't be read: {error}", entry.index));
         let data = match entry.kind {
             EntryKind::Empty => return Ok(()),
@@ -168,7 +173,11 @@ impl Oracle {
         let mut expected = None;
         if envelope.model == ModelId::KEYS {
             let command = keys::decode(&envelope.command).map_err(|error| undecodable(&error))?;
-            expected = Some(self.reference.apply(&command, entry.term));
+            let reply = self.reference.apply(&command, entry.term);
+            if let Reply::LeaseExpire { expired, .. } = &reply {
+                self.expired(expired, now)?;
+            }
+            expected = Some(reply);
         }
         let Some(asked) = self.asked.get_mut(&envelope.origin) else { return Ok(()) };
         ensure!(asked.fate != Fate::Refused, "{:?} was told that nothing happened, yet it is committed at {}", envelope.origin, entry.index);
@@ -226,6 +235,28 @@ impl Oracle {
             self.counts.refused += 1;
         } else {
             self.counts.unknown += 1;
+        }
+        Ok(())
+    }
+
+    /// A client knows that this lease lives on from `since` (virtual time) for its whole TTL: it asked then, and was
+    /// told so.
+    pub fn lease_confirmed(&mut self, id: i64, since: u64, ttl_seconds: i64) {
+        // Members' clocks drift by less than half a percent.
+        let ttl_nanos = ttl_seconds.unsigned_abs() * 1_000_000_000 / 1_000 * 995;
+        let until = self.leases.entry(id).or_default();
+        *until = (*until).max(since + ttl_nanos);
+    }
+
+    fn expired(&mut self, ids: &[i64], now: u64) -> Checked {
+        for id in ids {
+            self.counts.leases_expired += 1;
+            let until = self.leases.remove(id).unwrap_or(0);
+            ensure!(
+                now >= until,
+                "lease {id:x} expired {:.3} ms before its time",
+                until.saturating_sub(now) as f64 / 1e6
+            );
         }
         Ok(())
     }

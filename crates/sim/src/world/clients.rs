@@ -3,7 +3,7 @@
 //! Invariant: each request ends once, with an answer, a refusal (it did not happen), or an unknown outcome.
 
 use quorate_ids::{LogIndex, Revision};
-use quorate_member::core::LogInput;
+use quorate_member::core::{LeaseAnswer, LogInput};
 use quorate_member::envelope::Origin;
 use quorate_member::{Applied, ModelReply, RequestError};
 use quorate_models::ModelId;
@@ -31,6 +31,7 @@ const WATCH_REVISIONS_MAX: usize = 50;
 pub enum Delivery {
     Answer(Box<Applied>),
     ReadFrom { index: LogIndex },
+    Lease(LeaseAnswer),
     Refused(RequestError),
     /// The member died.
     Gone,
@@ -38,7 +39,8 @@ pub enum Delivery {
 }
 
 enum Pending {
-    Command { origin: Origin },
+    Command { origin: Origin, since: u64 },
+    Lease { id: i64, since: u64 },
     Read { query: RangeQuery, floor: Floor },
 }
 
@@ -101,11 +103,17 @@ impl World {
             Wish::Command(command) => {
                 let (seq, start) = self.next_seq(member);
                 let origin = Origin { member: member_id(member), start, seq };
-                self.clients[client].pending = Some(Pending::Command { origin });
+                self.clients[client].pending = Some(Pending::Command { origin, since: self.events.now() });
                 self.oracle.asked(origin);
                 self.ask(client, operation, member, seq);
                 let command = keys::encode(&command);
                 self.push(member, Input::Log(LogInput::Propose { seq, model: ModelId::KEYS, command }))
+            }
+            Wish::KeepAlive { lease } => {
+                let (seq, _) = self.next_seq(member);
+                self.clients[client].pending = Some(Pending::Lease { id: lease, since: self.events.now() });
+                self.ask(client, operation, member, seq);
+                self.push(member, Input::Log(LogInput::AskLease { seq, lease, renew: true }))
             }
             Wish::Read { query, linearizable: true } => {
                 let (seq, _) = self.next_seq(member);
@@ -146,10 +154,18 @@ impl World {
         }
         let Some(pending) = this.pending.take() else { return Ok(()) };
         let member = this.at;
-        let moves = !matches!(delivery, Delivery::Answer(_) | Delivery::ReadFrom { .. });
+        let moves = matches!(delivery, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut);
         match (pending, delivery) {
-            (Pending::Command { origin }, Delivery::Answer(applied)) => self.answered(client, member, origin, *applied)?,
-            (Pending::Command { origin }, Delivery::Refused(error)) => {
+            (Pending::Command { origin, since }, Delivery::Answer(applied)) => {
+                self.answered(client, member, origin, since, *applied)?;
+            }
+            (Pending::Lease { id, since }, Delivery::Lease(answer)) => {
+                self.oracle.counts.keep_alives += 1;
+                if let LeaseAnswer::Alive { ttl_seconds, .. } = answer {
+                    self.oracle.lease_confirmed(id, since, ttl_seconds);
+                }
+            }
+            (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}(Pending::Command { origin, .. }, Delivery::Refused(error)) => {
                 let certain = !matches!(
                     error,
                     RequestError::LeaderChanged | RequestError::TimedOut | RequestError::Stopped { .. }
@@ -157,14 +173,14 @@ impl World {
                 self.trace(|| format!("client {client} {origin:?}: {error}"));
                 self.oracle.failed(origin, certain)?;
             }
-            (Pending::Command { origin }, Delivery::Gone | Delivery::TimedOut) => self.oracle.failed(origin, false)?,
+            (Pending::Command { origin, .. }, Delivery::Gone | Delivery::TimedOut) => self.oracle.failed(origin, false)?,
             (Pending::Read { query, floor }, Delivery::ReadFrom { index }) => {
                 self.oracle.read_index(floor, index)?;
                 self.read(client, member, Some(floor), &query)?;
                 self.machines[member].served += u64::from(!self.storm);
             }
             (Pending::Read { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
-            (Pending::Command { .. }, Delivery::ReadFrom { .. }) | (Pending::Read { .. }, Delivery::Answer(_)) => {
+            _ => {
                 return Err(Violation(format!("member {member} answered a request of client {client} with another kind")));
             }
         }
@@ -179,13 +195,16 @@ impl World {
         Ok(())
     }
 
-    fn answered(&mut self, client: usize, member: usize, origin: Origin, applied: Applied) -> Checked {
+    fn answered(&mut self, client: usize, member: usize, origin: Origin, since: u64, applied: Applied) -> Checked {
         let ModelReply::Keys(reply) = applied.reply else {
             return Err(Violation(format!("{origin:?} was answered with a member list")));
         };
         let Some(running) = &self.machines[member].running else {
             return Err(Violation(format!("{origin:?} was answered by a member that does not run")));
         };
+        if let Reply::LeaseGrant { id, ttl_seconds, .. } = &reply {
+            self.oracle.lease_confirmed(*id, since, *ttl_seconds);
+        }
         let loaded = load_reply(&running.stages.store, reply);
         self.clients[client].wishes.seen = self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
         self.machines[member].served += u64::from(!self.storm);

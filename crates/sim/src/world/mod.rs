@@ -302,6 +302,8 @@ impl World {
         let counts = self.oracle.counts;
         for (name, count) in [
             ("oracle: hashes compared", counts.hashes_compared),
+            ("oracle: leases expired", counts.leases_expired),
+            ("oracle: leases kept alive", counts.keep_alives),
             ("oracle: linearizable reads", counts.reads),
             ("oracle: serializable reads", counts.serializable_reads),
             ("oracle: watch events", counts.watch_events),
