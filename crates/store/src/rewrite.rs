@@ -15,7 +15,7 @@ use crate::config::{PIECE_BYTES, SEGMENT_BLOCK_BYTES};
 use crate::read::RecordAt;
 use crate::record::{Head, RECORD_HEADER_BYTES};
 use crate::scan::{SegmentScan, Window};
-use crate::{BodyError, Location, Store, StoreConfig, StoreError, TableId, Tables};
+use crate::{Location, Store, StoreConfig, StoreError, TableId, Tables};
 
 /// Rows looked at, or records moved, in one hold of a lock.
 const RECORDS_PER_LOCK: usize = 64;
@@ -81,8 +81,8 @@ impl Store {
                 },
             };
             let step = match rewriting.mode {
-                Mode::File { .. } => self.rewrite_file(&mut rewriting, budget_bytes)?,
-                Mode::Index { .. } => self.rewrite_index(&mut rewriting)?,
+                Mode::File { .. } => self.rewrite_file(&mut rewriting, budget_bytes),
+                Mode::Index { .. } => self.rewrite_index(&mut rewriting),
             };
             match step {
                 Some(step) => {
@@ -108,20 +108,20 @@ impl Store {
     }
 
     /// One window of the file; `None` at its end.
-    fn rewrite_file(
-        &self,
-        rewriting: &mut Rewriting,
-        budget: usize,
-    ) -> Result<Option<RewriteStep>, StoreError> {
+    fn rewrite_file(&self, rewriting: &mut Rewriting, budget: usize) -> Option<RewriteStep> {
         let Mode::File { offset, records } = rewriting.mode else { unreachable!("the caller looked") };
         if offset >= rewriting.scan.end {
             if records == rewriting.records {
-                return Ok(None);
+                return None;
             }
             rewriting.search_index();
-            return Ok(Some(RewriteStep::More { read_bytes: 0, moved_bytes: 0 }));
+            return Some(RewriteStep::More { read_bytes: 0, moved_bytes: 0 });
         }
-        let window = rewriting.scan.read_window(offset, budget.max(PIECE_BYTES))?;
+        let Ok(window) = rewriting.scan.read_window(offset, budget.max(PIECE_BYTES)) else {
+            // Not all of the file can be read; what still can is found from the index.
+            rewriting.search_index();
+            return Some(RewriteStep::More { read_bytes: 0, moved_bytes: 0 });
+        };
         let mut moved_bytes = 0;
         for slice in window.records.chunks(RECORDS_PER_LOCK) {
             moved_bytes += self.move_slice(rewriting, offset, &window, slice);
@@ -134,7 +134,7 @@ impl Store {
         if window.lost {
             rewriting.search_index();
         }
-        Ok(Some(RewriteStep::More { read_bytes, moved_bytes }))
+        Some(RewriteStep::More { read_bytes, moved_bytes })
     }
 
     fn move_slice(
@@ -176,31 +176,25 @@ impl Store {
     }
 
     /// One slice of the index; `None` behind the last row.
-    fn rewrite_index(&self, rewriting: &mut Rewriting) -> Result<Option<RewriteStep>, StoreError> {
+    fn rewrite_index(&self, rewriting: &mut Rewriting) -> Option<RewriteStep> {
         let Mode::Index { table, key } = &mut rewriting.mode else { unreachable!("the caller looked") };
         let mut found: Vec<(TableId, Vec<u8>, RecordAt)> = Vec::new();
         let done = self.read().search(rewriting.segment, table, key, &mut found);
         let (mut read_bytes, mut moved_bytes) = (0, 0);
         for (table, key, record) in found {
-            match record.read() {
-                Ok(read) => {
-                    let (head, body) = (read.head(), read.body());
-                    read_bytes += body.len() as u64;
-                    if head.is_owner(table, &key) {
-                        moved_bytes += self.write().move_record(&head, &body, record.at) as u64;
-                        continue;
-                    }
+            // A sector that cannot be read is as good as a damaged one: a peer has the record.
+            if let Ok(read) = record.read() {
+                let (head, body) = (read.head(), read.body());
+                read_bytes += body.len() as u64;
+                if head.is_owner(table, &key) {
+                    moved_bytes += self.write().move_record(&head, &body, record.at) as u64;
+                    continue;
                 }
-                Err(BodyError::Io { error, .. }) => {
-                    let error = std::io::Error::new(error.kind(), error.to_string());
-                    return Err(StoreError::io(&record.file.path, error));
-                }
-                Err(BodyError::Corrupt { .. } | BodyError::Gone { .. }) => {}
             }
             let at = Location { segment: record.outward_segment, ..record.at };
             rewriting.damaged.push(DamagedRecord { table, key, at });
         }
-        Ok((!done).then_some(RewriteStep::More { read_bytes, moved_bytes }))
+        (!done).then_some(RewriteStep::More { read_bytes, moved_bytes })
     }
 }
 

@@ -1,9 +1,13 @@
 //! Rewriting gives space back, below readers and around damage.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use quorate_disk::{Disk, MemoryDisk, Mode};
-use quorate_store::{BodyError, RewriteStep, Store, StoreConfig, generation_folder};
+use quorate_ids::LogIndex;
+use quorate_store::{
+    BodyError, CheckpointMeta, Owners, RewriteStep, Store, StoreConfig, Unpaced, generation_folder,
+};
 
 use crate::support::{HISTORY, KEYS, Subject, body, check, identity, rows_of, small};
 
@@ -145,4 +149,51 @@ fn a_damaged_record_holds_its_segment_until_a_peer_mends_it() {
         let (store, _) = Store::open(Arc::new(disk), cold(), identity(1), 0).expect("an open");
         check(&store, &subject.expected);
     }
+}
+
+#[test]
+fn readers_with_pins_read_every_body_while_all_of_it_moves() {
+    let disk = MemoryDisk::new();
+    let subject = sparse(&disk);
+    let stop = AtomicBool::new(false);
+    let loaded = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let _pin = subject.store.pin();
+                    for (key, _, at) in rows_of(&subject.store, HISTORY) {
+                        let found = subject.store.load(at.expect("a body")).expect("a pinned body");
+                        assert_eq!(found[..8], key[..], "a body of another key");
+                        loaded.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let store = subject.store.clone();
+        let index = subject.index;
+        for round in 1..=60u64 {
+            for n in 0..12u64 {
+                let key = (n * 5 % 12).to_be_bytes();
+                let mut tables = store.write();
+                tables.begin(LogIndex(index + round));
+                let old = tables.get(HISTORY, &key).and_then(|entry| entry.body);
+                let owners = Owners { first: (HISTORY, &key), second: None };
+                let at = tables.append(owners, &[&key, &vec![n as u8; 1500]]);
+                tables.put(HISTORY, &key, &round.to_be_bytes(), Some(at));
+                old.into_iter().for_each(|old| tables.retire(old));
+            }
+            let meta = CheckpointMeta { applied_index: LogIndex(index + round), ..CheckpointMeta::default() };
+            let frozen = store.write().freeze(meta).expect("no front is frozen");
+            store.checkpoint(&frozen, &mut Unpaced).expect("a checkpoint");
+            while matches!(
+                store.rewrite_step(1).expect("a step"),
+                RewriteStep::More { .. } | RewriteStep::Vacated { .. }
+            ) {}
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(loaded.into_inner() > 0);
+    subject.store.collect().expect("files are unlinked");
+    assert!(segments(&disk) < 8, "{} segments are left", segments(&disk));
 }
