@@ -69,7 +69,7 @@ impl Ordered {
         for at in 0..page.count() {
             let mut key = Vec::new();
             page.key_into(at, &self.leaves.longs, &mut key);
-            assert!(from.is_none_or(|from| from <= &key) && to.is_none_or(|to| &key[..] < to));
+            assert!(from.is_none_or(|from| from <= key.as_slice()) && to.is_none_or(|to| &key[..] < to));
             assert!(last.is_none_or(|last| last < key));
             assert_eq!(page.locate(&key, &self.leaves.longs), Ok(at));
             seen.longs.extend(page.entry(at, &self.leaves.longs).long);
