@@ -3,6 +3,8 @@
 //!
 //! `cargo run --profile checked -p quorate-store --example store_open -- [keys] [folder]`
 
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
