@@ -75,6 +75,7 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
             let needs_leader = needs_leader(&head.headers);
             match method {
                 Method::Watch => watch::serve(thread, messages, started, needs_leader),
+                Method::LeaseKeepAlive => super::lease::serve_keep_alives(thread, messages, started),
                 Method::HealthWatch => super::health::watch(thread, messages, started).await,
                 Method::RangeStream => kv::range_stream(thread, messages, started).await,
                 _ => {

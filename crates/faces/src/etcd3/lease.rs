@@ -1,21 +1,31 @@
 //! Service Lease.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::http::Response;
+use bytes::Bytes;
+use hyper::body::Incoming;
 use quorate_ids::MemberId;
-use quorate_models::keys::{self, Command, Reply, leases};
+use quorate_member::LeaseAnswer;
+use quorate_models::keys::{Command, Reply, lease_keys, leases};
 use quorate_wire::etcdserverpb as pb;
 
 use super::Thread;
 use super::call::Answer;
-use super::errors::{LEASE_TTL_TOO_LARGE, Status, not_supported};
+use super::errors::{Code, LEASE_TTL_TOO_LARGE, Status};
+use super::grpc::{self, Messages};
 use super::kv::unexpected;
+use super::metrics::Started;
+use crate::listener::{Body, outgoing};
 
 /// What etcd allows at most, in seconds.
 const TTL_SECONDS_MAX: i64 = 9_000_000_000;
-/// Leases looked at under one hold of the store's lock.
+/// Leases or keys looked at under one hold of the store's lock.
 const SLICE: usize = 256;
+/// Answers that wait for one client; it is not listened to meanwhile.
+const KEEP_ALIVES_QUEUED_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a member's own lease ids start: two bytes of its id, five of the time in milliseconds, and a count.
 pub(super) fn first_id(member: MemberId) -> u64 {
@@ -69,23 +79,50 @@ impl Thread {
         }
     }
 
-    /// How long a lease has left is known to the leader's lease clock alone, which members do not offer yet: a lease
-    /// that exists can't be answered, one that does not is.
+    /// What the leader says; a lease that does not exist has a time to live of -1.
     pub(super) async fn lease_time_to_live(
         &self,
         request: &pb::LeaseTimeToLiveRequest,
     ) -> Result<Answer, Status> {
-        self.handle().read_index().await?;
-        if keys::lease(&self.handle().store().read(), request.id).is_some() {
-            return Err(not_supported("the time to live of a lease"));
+        const NANOS_PER_SECOND: u64 = 1_000_000_000;
+        let said = self.handle().lease(request.id, false).await?;
+        let mut response = pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
+        if let LeaseAnswer::Alive { ttl_seconds, remaining_nanos } = said {
+            // Keys that were attached through another member are here, too, after this.
+            self.handle().read_index().await?;
+            response.ttl = i64::try_from(remaining_nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX);
+            response.granted_ttl = ttl_seconds;
+            if request.keys {
+                response.keys = self.attached(request.id).await;
+            }
         }
+        response.header = Some(self.header_now());
+        Ok(Answer::message(&response))
+    }
+
+    /// All keys attached to a lease, in order.
+    async fn attached(&self, id: i64) -> Vec<Bytes> {
+        let mut found: Vec<Bytes> = Vec::new();
+        loop {
+            let slice =
+                lease_keys(&self.handle().store().read(), id, found.last().map(|key| &key[..]), SLICE);
+            let done = slice.len() < SLICE;
+            found.extend(slice);
+            if done {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Renews a lease. The header tells what was before; a lease that does not exist has a time to live of 0.
+    async fn keep_alive(&self, id: i64) -> Result<pb::LeaseKeepAliveResponse, Status> {
         let header = Some(self.header_now());
-        Ok(Answer::message(&pb::LeaseTimeToLiveResponse {
-            header,
-            id: request.id,
-            ttl: -1,
-            ..Default::default()
-        }))
+        let ttl = match self.handle().lease(id, true).await? {
+            LeaseAnswer::Alive { ttl_seconds, .. } => ttl_seconds,
+            LeaseAnswer::Missing => 0,
+        };
+        Ok(pb::LeaseKeepAliveResponse { header, id, ttl })
     }
 
     pub(super) async fn lease_leases(&self, _request: &pb::LeaseLeasesRequest) -> Result<Answer, Status> {
@@ -103,4 +140,42 @@ impl Thread {
         }
         Ok(Answer::message(&pb::LeaseLeasesResponse { header: Some(self.header_now()), leases: found }))
     }
+}
+
+/// Serves one stream of keep-alives, one after the other.
+pub(super) fn serve_keep_alives(
+    thread: Arc<Thread>,
+    mut messages: Messages<Incoming>,
+    mut started: Started,
+) -> Response<Body> {
+    let (outgoing, body) = outgoing();
+    tokio::spawn(async move {
+        let serve = async {
+            loop {
+                if !outgoing.below(KEEP_ALIVES_QUEUED_BYTES_MAX).await {
+                    return Err(Status::new(Code::Canceled, "context canceled"));
+                }
+                let Some(message) = messages.next().await? else { return Ok(()) };
+                started.received();
+                let request: pb::LeaseKeepAliveRequest = grpc::decode(message)?;
+                outgoing.push(grpc::framed(&thread.keep_alive(request.id).await?));
+                started.sent();
+            }
+        };
+        let ended: Result<(), Status> = tokio::select! {
+            ended = serve => ended,
+            () = outgoing.gone() => Err(Status::new(Code::Canceled, "context canceled")),
+        };
+        match ended {
+            Ok(()) => {
+                started.end(Code::Ok);
+                outgoing.finish(grpc::trailers_ok());
+            }
+            Err(status) => {
+                started.end(status.code);
+                outgoing.finish(grpc::trailers(&status));
+            }
+        }
+    });
+    grpc::response(body)
 }
