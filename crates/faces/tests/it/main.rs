@@ -27,9 +27,14 @@ impl Cluster {
     async fn with(change: impl FnOnce(&mut Config, &mut ListenConfig)) -> Self {
         let mut face = Config::default();
         let mut listen = ListenConfig::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
-        listen.stop_timeout = Duration::from_secs(1);
+        listen.stop_timeout = Duration::from_millis(100);
         change(&mut face, &mut listen);
-        let running = start(quorate_member::Config::new("a")).expect("a member in memory starts");
+        let member = quorate_member::Config {
+            heartbeat_interval: Duration::from_millis(10),
+            election_timeout: Duration::from_millis(100),
+            ..quorate_member::Config::new("a")
+        };
+        let running = start(member).expect("a member in memory starts");
         running.handle().read_index().await.expect("a cluster of one elects itself");
         let face = Etcd3::new(running.handle(), face);
         let serving = serve(listen, vec![Arc::new(face)]).expect("a free port");
