@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use quorate_ids::Revision;
 use quorate_models::keys::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder, SortTarget, Txn,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
+    SortTarget, Txn,
 };
 
 use crate::rng::Rng;
@@ -47,7 +48,14 @@ impl Mix {
     }
 
     fn total(&self) -> u64 {
-        self.put + self.read + self.serializable_read + self.swap + self.count_up + self.delete + self.compact + self.lease
+        self.put
+            + self.read
+            + self.serializable_read
+            + self.swap
+            + self.count_up
+            + self.delete
+            + self.compact
+            + self.lease
     }
 }
 
@@ -99,7 +107,8 @@ impl Wishes {
     }
 
     fn put(&mut self) -> Put {
-        let lease = if !self.leases.is_empty() && self.rng.one_in(4) { *self.rng.pick(&self.leases) } else { 0 };
+        let lease =
+            if !self.leases.is_empty() && self.rng.one_in(4) { *self.rng.pick(&self.leases) } else { 0 };
         let ignore_value = self.rng.one_in(20);
         let ignore_lease = lease == 0 && self.rng.one_in(20);
         let value = if ignore_value { Bytes::new() } else { self.value() };
@@ -107,8 +116,11 @@ impl Wishes {
     }
 
     fn query(&mut self) -> RangeQuery {
-        let revision =
-            if self.rng.one_in(5) { Revision(self.rng.between(1, self.seen.0.max(1))) } else { Revision::ZERO };
+        let revision = if self.rng.one_in(5) {
+            Revision(self.rng.between(1, self.seen.0.max(1)))
+        } else {
+            Revision::ZERO
+        };
         RangeQuery {
             key: self.key(),
             end: self.end(),
@@ -131,7 +143,8 @@ impl Wishes {
         let target = CompareTarget::Mod(at.0 as i64);
         let put = Put { key: key.clone(), lease: 0, ignore_value: false, ignore_lease: false, ..self.put() };
         let value = if put.value.is_empty() { self.value() } else { put.value.clone() };
-        let read = RangeQuery { key: key.clone(), end: RangeEnd::Single, revision: Revision::ZERO, ..self.query() };
+        let read =
+            RangeQuery { key: key.clone(), end: RangeEnd::Single, revision: Revision::ZERO, ..self.query() };
         Command::Txn(Txn {
             compare: vec![Compare { key, end: RangeEnd::Single, op: CompareOp::Equal, target }],
             success: vec![Op::Put(Put { value, ..put })],
@@ -155,8 +168,10 @@ impl Wishes {
             1 => CompareTarget::Create(self.seen.0 as i64 / 2),
             _ => CompareTarget::Value(Bytes::from(format!("{}", self.rng.below(10)))),
         };
-        let end = if self.rng.one_in(3) { RangeEnd::Before(Bytes::from_static(b"z")) } else { RangeEnd::Single };
-        let op = *self.rng.pick(&[CompareOp::Equal, CompareOp::Greater, CompareOp::Less, CompareOp::NotEqual]);
+        let end =
+            if self.rng.one_in(3) { RangeEnd::Before(Bytes::from_static(b"z")) } else { RangeEnd::Single };
+        let op =
+            *self.rng.pick(&[CompareOp::Equal, CompareOp::Greater, CompareOp::Less, CompareOp::NotEqual]);
         let delete = DeleteRange {
             key: Bytes::from_static(b"k"),
             end: RangeEnd::Before(Bytes::from_static(b"k003")),

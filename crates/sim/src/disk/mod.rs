@@ -49,6 +49,8 @@ struct State {
     names: Names,
     /// Handles opened before the last crash are dead.
     epoch: u64,
+    /// A name or handle went since inodes were last collected.
+    garbage: bool,
 }
 
 /// One member's disk. Clones share it.
@@ -75,6 +77,7 @@ impl SimDisk {
             next_inode: 1,
             names: Names::default(),
             epoch: 0,
+            garbage: false,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -98,11 +101,13 @@ impl SimDisk {
     /// Folds what is durable at `now` into the durable images. `now` must not lie after any crash to come.
     pub fn settle(&self, now: u64) {
         let mut state = self.lock();
-        state.names.settle(now);
+        state.garbage |= state.names.settle(now);
         for inode in state.inodes.values_mut() {
             inode.settle(now);
         }
-        state.collect();
+        if state.garbage {
+            state.collect();
+        }
     }
 
     /// The member dies at `at`. Open handles are dead from here on.
@@ -160,6 +165,12 @@ impl SimDisk {
     #[must_use]
     pub fn counts(&self) -> DiskCounts {
         self.lock().counts
+    }
+
+    /// Files, with or without a name.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.lock().inodes.len()
     }
 
     /// Bytes in files, as the device counts them.
@@ -238,8 +249,9 @@ impl State {
     }
 
     fn collect(&mut self) {
-        let names = &self.names;
-        self.inodes.retain(|id, inode| inode.handles > 0 || names.needs(*id));
+        self.garbage = false;
+        let needed = self.names.needed();
+        self.inodes.retain(|id, inode| inode.handles > 0 || needed.contains(id));
     }
 
     fn full(&mut self) -> io::Error {
@@ -294,7 +306,15 @@ impl Disk for SimDisk {
         state.inodes.get_mut(&inode).expect("a named inode exists").handles += 1;
         let (epoch, direct) = (state.epoch, mode.direct && state.allow_direct);
         let read_only = mode.read_only;
-        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, epoch, direct, sync: mode.sync, read_only }))
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+            inode,
+            epoch,
+            direct,
+            sync: mode.sync,
+            read_only,
+        }))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
@@ -396,6 +416,7 @@ impl Drop for SimFile {
             && let Some(inode) = state.inodes.get_mut(&self.inode)
         {
             inode.handles = inode.handles.saturating_sub(1);
+            state.garbage = true;
         }
     }
 }

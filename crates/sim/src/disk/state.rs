@@ -17,6 +17,9 @@ use crate::rng::Rng;
 /// What a device writes atomically.
 pub(super) const SECTOR_BYTES: u64 = 512;
 
+/// A file system commits its journal about this often.
+const WRITE_BACK_NANOS: u64 = 5_000_000_000;
+
 pub(super) type InodeId = u64;
 
 /// One call that changes a file.
@@ -249,12 +252,15 @@ impl Names {
         }
     }
 
-    /// Folds what is durable at `now` into the durable tree, as far as no earlier change is still open.
-    pub(super) fn settle(&mut self, now: u64) {
-        let settled = self.pending.iter().take_while(|p| p.durable_at <= now).count();
+    /// Folds what is durable at `now` into the durable tree, as far as no earlier change is still open. True where
+    /// anything was. What nobody synced is written back by the file system after [`WRITE_BACK_NANOS`].
+    pub(super) fn settle(&mut self, now: u64) -> bool {
+        let durable = |p: &PendingName| p.durable_at.min(p.issued_at + WRITE_BACK_NANOS) <= now;
+        let settled = self.pending.iter().take_while(|p| durable(p)).count();
         for p in self.pending.drain(..settled) {
             self.durable.apply(&p.change);
         }
+        settled > 0
     }
 
     /// A power loss at `at`: in each folder the changes up to some point survive, at least those that were synced.
@@ -288,11 +294,12 @@ impl Names {
         }
     }
 
-    pub(super) fn needs(&self, inode: InodeId) -> bool {
-        let linked =
-            |p: &PendingName| matches!(p.change, NameChange::Link { inode: linked, .. } if linked == inode);
-        self.view.names.values().any(|n| *n == inode)
-            || self.durable.names.values().any(|n| *n == inode)
-            || self.pending.iter().any(linked)
+    /// The inodes that some name, durable or not, still leads to.
+    pub(super) fn needed(&self) -> BTreeSet<InodeId> {
+        let linked = self.pending.iter().filter_map(|p| match p.change {
+            NameChange::Link { inode, .. } => Some(inode),
+            _ => None,
+        });
+        self.view.names.values().chain(self.durable.names.values()).copied().chain(linked).collect()
     }
 }

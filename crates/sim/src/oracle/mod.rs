@@ -143,7 +143,11 @@ impl Oracle {
             );
             return Ok(());
         }
-        ensure!(at == self.log.len() + 1, "member {member} committed index {at} before anybody committed {}", self.log.len() + 1);
+        ensure!(
+            at == self.log.len() + 1,
+            "member {member} committed index {at} before anybody committed {}",
+            self.log.len() + 1
+        );
         let last = self.log.last().map_or(0, |last| last.term);
         ensure!(logged.term >= last, "the term goes back from {last} to {} at index {at}", logged.term);
         self.log.push(logged);
@@ -153,7 +157,9 @@ impl Oracle {
     }
 
     fn apply(&mut self, entry: &Entry, now: u64) -> Checked {
-        let undecodable = |error: &dyn std::fmt::Display| Violation(format!("entry {} was committed and can't be read: {error}", entry.index));
+        let undecodable = |error: &dyn std::fmt::Display| {
+            Violation(format!("entry {} was committed and can't be read: {error}", entry.index))
+        };
         let data = match entry.kind {
             EntryKind::Empty => return Ok(()),
             EntryKind::Command => entry.data.clone(),
@@ -180,8 +186,18 @@ impl Oracle {
             expected = Some(reply);
         }
         let Some(asked) = self.asked.get_mut(&envelope.origin) else { return Ok(()) };
-        ensure!(asked.fate != Fate::Refused, "{:?} was told that nothing happened, yet it is committed at {}", envelope.origin, entry.index);
-        ensure!(asked.expected.is_none(), "{:?} is in the log twice, the second time at {}", envelope.origin, entry.index);
+        ensure!(
+            asked.fate != Fate::Refused,
+            "{:?} was told that nothing happened, yet it is committed at {}",
+            envelope.origin,
+            entry.index
+        );
+        ensure!(
+            asked.expected.is_none(),
+            "{:?} is in the log twice, the second time at {}",
+            envelope.origin,
+            entry.index
+        );
         ensure!(
             entry.index > asked.floor.index,
             "{:?} began after index {} was known and lies before it, at {}",
@@ -205,9 +221,13 @@ impl Oracle {
     /// A client's command got this answer, with every value loaded; `None` where a damaged disk kept one from it.
     pub fn answered(&mut self, origin: Origin, index: LogIndex, reply: Option<&Reply>) -> Checked {
         self.counts.answers += 1;
-        let Some(asked) = self.asked.get(&origin) else { return Err(Violation(format!("{origin:?} was answered twice"))) };
+        let Some(asked) = self.asked.get(&origin) else {
+            return Err(Violation(format!("{origin:?} was answered twice")));
+        };
         let Some((at, expected)) = &asked.expected else {
-            return Err(Violation(format!("{origin:?} was acknowledged at index {index}, yet nobody committed it")));
+            return Err(Violation(format!(
+                "{origin:?} was acknowledged at index {index}, yet nobody committed it"
+            )));
         };
         ensure!(*at == index, "{origin:?} was acknowledged at index {index}; it is in the log at {at}");
         if let Some(reply) = reply {
@@ -224,7 +244,9 @@ impl Oracle {
 
     /// A client was told that its command did not happen (`certain`) or may have happened.
     pub fn failed(&mut self, origin: Origin, certain: bool) -> Checked {
-        let Some(asked) = self.asked.get_mut(&origin) else { return Err(Violation(format!("{origin:?} was answered twice"))) };
+        let Some(asked) = self.asked.get_mut(&origin) else {
+            return Err(Violation(format!("{origin:?} was answered twice")));
+        };
         ensure!(
             !certain || asked.expected.is_none(),
             "{origin:?} was told that nothing happened; it was committed at {:?}",
@@ -277,7 +299,13 @@ impl Oracle {
     }
 
     /// A read of a member whose store stood at `got.revision` gave this. `floor` is `None` for a serializable read.
-    pub fn read(&mut self, member: usize, floor: Option<Floor>, query: &RangeQuery, got: Result<RangeReply, KeysError>) -> Checked {
+    pub fn read(
+        &mut self,
+        member: usize,
+        floor: Option<Floor>,
+        query: &RangeQuery,
+        got: Result<RangeReply, KeysError>,
+    ) -> Checked {
         match floor {
             Some(_) => self.counts.reads += 1,
             None => self.counts.serializable_reads += 1,

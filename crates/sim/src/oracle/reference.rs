@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_ids::{Revision, Term};
 use quorate_models::keys::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, DeleteReply, Event, EventKind, KeyMeta, KeyValue,
-    KeysError, Op, OpReply, Put, PutReply, RangeEnd, RangeQuery, RangeReply, Reply, SortOrder, SortTarget, Txn,
-    TxnReply, Value,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, DeleteReply, Event, EventKind, KeyMeta,
+    KeyValue, KeysError, Op, OpReply, Put, PutReply, RangeEnd, RangeQuery, RangeReply, Reply, SortOrder,
+    SortTarget, Txn, TxnReply, Value,
 };
 
 #[derive(Clone)]
@@ -92,11 +92,18 @@ impl Reference {
         if query.revision.0 != 0 && at < self.compacted {
             return Err(KeysError::Compacted { asked: query.revision, oldest: Revision(self.compacted) });
         }
-        let mut kvs: Vec<KeyValue> =
-            self.live_keys(&query.key, &query.end, at).into_iter().map(|key| self.kv(&key, at, query.keys_only)).collect();
+        let mut kvs: Vec<KeyValue> = self
+            .live_keys(&query.key, &query.end, at)
+            .into_iter()
+            .map(|key| self.kv(&key, at, query.keys_only))
+            .collect();
         let count = kvs.len() as u64;
         let bounds = [
-            (query.min_mod_revision, query.max_mod_revision, (|m: &KeyMeta| m.mod_revision) as fn(&KeyMeta) -> Revision),
+            (
+                query.min_mod_revision,
+                query.max_mod_revision,
+                (|m: &KeyMeta| m.mod_revision) as fn(&KeyMeta) -> Revision,
+            ),
             (query.min_create_revision, query.max_create_revision, |m: &KeyMeta| m.create_revision),
         ];
         for (min, max, of) in bounds {
@@ -107,7 +114,9 @@ impl Reference {
             SortTarget::Version => kvs.sort_by_key(|kv| kv.meta.version),
             SortTarget::Create => kvs.sort_by_key(|kv| kv.meta.create_revision),
             SortTarget::Mod => kvs.sort_by_key(|kv| kv.meta.mod_revision),
-            SortTarget::Value => assert_eq!(query.sort_order, SortOrder::None, "the workload does not sort by value"),
+            SortTarget::Value => {
+                assert_eq!(query.sort_order, SortOrder::None, "the workload does not sort by value")
+            }
         }
         if query.sort_order == SortOrder::Descend {
             kvs.reverse();
@@ -124,7 +133,11 @@ impl Reference {
 
     fn kv(&self, key: &Bytes, at: u64, keys_only: bool) -> KeyValue {
         let version = self.at(key, at).expect("a live key");
-        let value = if keys_only { Value::Absent } else { Value::Here(version.value.clone().expect("a live version")) };
+        let value = if keys_only {
+            Value::Absent
+        } else {
+            Value::Here(version.value.clone().expect("a live version"))
+        };
         KeyValue { key: key.clone(), meta: version.meta, value }
     }
 
@@ -175,8 +188,12 @@ impl Reference {
             Command::Compact { revision } if revision.0 <= self.compacted => {
                 Some(KeysError::Compacted { asked: *revision, oldest: Revision(self.compacted) })
             }
-            Command::LeaseGrant { id, .. } if self.leases.contains_key(id) => Some(KeysError::LeaseExists { id: *id }),
-            Command::LeaseRevoke { id } if !self.leases.contains_key(id) => Some(KeysError::LeaseNotFound { id: *id }),
+            Command::LeaseGrant { id, .. } if self.leases.contains_key(id) => {
+                Some(KeysError::LeaseExists { id: *id })
+            }
+            Command::LeaseRevoke { id } if !self.leases.contains_key(id) => {
+                Some(KeysError::LeaseNotFound { id: *id })
+            }
             _ => None,
         }
     }
@@ -185,7 +202,8 @@ impl Reference {
         if (put.ignore_value || put.ignore_lease) && self.at(&put.key, self.now()).is_none() {
             return Some(KeysError::KeyNotFound);
         }
-        (put.lease != 0 && !self.leases.contains_key(&put.lease)).then_some(KeysError::LeaseNotFound { id: put.lease })
+        (put.lease != 0 && !self.leases.contains_key(&put.lease))
+            .then_some(KeysError::LeaseNotFound { id: put.lease })
     }
 
     fn change(&mut self, command: &Command, term: Term) -> Reply {
@@ -340,10 +358,16 @@ mod tests {
     #[test]
     fn revisions_versions_and_tombstones_count_as_in_etcd() {
         let mut reference = Reference::default();
-        assert!(matches!(reference.apply(&put("a", "1"), Term(1)), Reply::Put(p) if p.revision == Revision(2) && p.previous.is_none()));
-        let Reply::Put(second) = reference.apply(&put("a", "2"), Term(1)) else { panic!("a put answers as one") };
+        assert!(
+            matches!(reference.apply(&put("a", "1"), Term(1)), Reply::Put(p) if p.revision == Revision(2) && p.previous.is_none())
+        );
+        let Reply::Put(second) = reference.apply(&put("a", "2"), Term(1)) else {
+            panic!("a put answers as one")
+        };
         assert_eq!(second.previous.unwrap().meta.version, 1);
-        let Reply::DeleteRange(gone) = reference.apply(&Command::DeleteRange(delete("b")), Term(1)) else { panic!() };
+        let Reply::DeleteRange(gone) = reference.apply(&Command::DeleteRange(delete("b")), Term(1)) else {
+            panic!()
+        };
         assert_eq!((gone.revision, gone.deleted), (Revision(3), 0));
         reference.apply(&Command::DeleteRange(delete("a")), Term(1));
         assert_eq!(reference.revision(), 4);
@@ -358,7 +382,11 @@ mod tests {
         let mut reference = Reference::default();
         reference.apply(&Command::LeaseGrant { id: 7, ttl_seconds: 5 }, Term(1));
         let expire = Command::LeaseExpire { term: Term(1), ids: vec![7] };
-        assert!(matches!(reference.apply(&expire, Term(2)), Reply::LeaseExpire { expired, .. } if expired.is_empty()));
-        assert!(matches!(reference.apply(&expire, Term(1)), Reply::LeaseExpire { expired, .. } if expired == [7]));
+        assert!(
+            matches!(reference.apply(&expire, Term(2)), Reply::LeaseExpire { expired, .. } if expired.is_empty())
+        );
+        assert!(
+            matches!(reference.apply(&expire, Term(1)), Reply::LeaseExpire { expired, .. } if expired == [7])
+        );
     }
 }

@@ -40,9 +40,17 @@ impl Watched {
                     return Err(super::Violation(format!("a watch from {} missed {expected:?}", self.next)));
                 };
                 let same = event.kind == expected.kind && event.kv == expected.kv;
-                ensure!(same, "a watch from {} was given\n  {event:?}\nwhere the history has\n  {expected:?}", self.next);
+                ensure!(
+                    same,
+                    "a watch from {} was given\n  {event:?}\nwhere the history has\n  {expected:?}",
+                    self.next
+                );
                 let previous = event.previous.is_none() || event.previous == expected.previous;
-                ensure!(previous, "a watch was given {event:?} with a wrong previous version; it was {:?}", expected.previous);
+                ensure!(
+                    previous,
+                    "a watch was given {event:?} with a wrong previous version; it was {:?}",
+                    expected.previous
+                );
             }
         }
         if let Some(extra) = got.next() {

@@ -8,7 +8,8 @@ use quorate_member::envelope::Origin;
 use quorate_member::{Applied, ModelReply, RequestError};
 use quorate_models::ModelId;
 use quorate_models::keys::{
-    self, Event as KeyEvent, HistoryResume, KeyValue, KeysError, OpReply, RangeEnd, RangeQuery, RangeReply, Reply, Value,
+    self, Event as KeyEvent, HistoryResume, KeyValue, KeysError, OpReply, RangeEnd, RangeQuery, RangeReply,
+    Reply, Value,
 };
 use quorate_store::Store;
 
@@ -30,7 +31,9 @@ const WATCH_REVISIONS_MAX: usize = 50;
 /// What a client hears.
 pub enum Delivery {
     Answer(Box<Applied>),
-    ReadFrom { index: LogIndex },
+    ReadFrom {
+        index: LogIndex,
+    },
     Lease(LeaseAnswer),
     Refused(RequestError),
     /// The member died.
@@ -153,6 +156,10 @@ impl World {
             return Ok(());
         }
         let Some(pending) = this.pending.take() else { return Ok(()) };
+        if matches!(delivery, Delivery::TimedOut) {
+            self.asked.retain(|_, asked| *asked != (client, operation));
+        }
+        let this = &mut self.clients[client];
         let member = this.at;
         let moves = matches!(delivery, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut);
         match (pending, delivery) {
@@ -165,7 +172,8 @@ impl World {
                     self.oracle.lease_confirmed(id, since, ttl_seconds);
                 }
             }
-            (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}(Pending::Command { origin, .. }, Delivery::Refused(error)) => {
+            (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
+            (Pending::Command { origin, .. }, Delivery::Refused(error)) => {
                 let certain = !matches!(
                     error,
                     RequestError::LeaderChanged | RequestError::TimedOut | RequestError::Stopped { .. }
@@ -173,7 +181,9 @@ impl World {
                 self.trace(|| format!("client {client} {origin:?}: {error}"));
                 self.oracle.failed(origin, certain)?;
             }
-            (Pending::Command { origin, .. }, Delivery::Gone | Delivery::TimedOut) => self.oracle.failed(origin, false)?,
+            (Pending::Command { origin, .. }, Delivery::Gone | Delivery::TimedOut) => {
+                self.oracle.failed(origin, false)?
+            }
             (Pending::Read { query, floor }, Delivery::ReadFrom { index }) => {
                 self.oracle.read_index(floor, index)?;
                 self.read(client, member, Some(floor), &query)?;
@@ -181,7 +191,9 @@ impl World {
             }
             (Pending::Read { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
             _ => {
-                return Err(Violation(format!("member {member} answered a request of client {client} with another kind")));
+                return Err(Violation(format!(
+                    "member {member} answered a request of client {client} with another kind"
+                )));
             }
         }
         if moves {
@@ -195,7 +207,14 @@ impl World {
         Ok(())
     }
 
-    fn answered(&mut self, client: usize, member: usize, origin: Origin, since: u64, applied: Applied) -> Checked {
+    fn answered(
+        &mut self,
+        client: usize,
+        member: usize,
+        origin: Origin,
+        since: u64,
+        applied: Applied,
+    ) -> Checked {
         let ModelReply::Keys(reply) = applied.reply else {
             return Err(Violation(format!("{origin:?} was answered with a member list")));
         };
@@ -206,14 +225,19 @@ impl World {
             self.oracle.lease_confirmed(*id, since, *ttl_seconds);
         }
         let loaded = load_reply(&running.stages.store, reply);
-        self.clients[client].wishes.seen = self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
+        self.clients[client].wishes.seen =
+            self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
         self.machines[member].served += u64::from(!self.storm);
         match loaded {
             Ok(reply) => self.oracle.answered(origin, applied.index, Some(&reply)),
             Err(error) => {
                 let excused = self.machines[member].damaged || self.machines[member].errors;
                 self.count("client: an answer's old value could not be read");
-                ensure!(excused, "the answer of {origin:?} at {} carries what can't be read: {error}", applied.index);
+                ensure!(
+                    excused,
+                    "the answer of {origin:?} at {} carries what can't be read: {error}",
+                    applied.index
+                );
                 self.oracle.answered(origin, applied.index, None)
             }
         }
@@ -238,7 +262,11 @@ impl World {
                 if let Some((at, run, seen)) = this.session
                     && (at, run) == (member, epoch)
                 {
-                    ensure!(reply.revision >= seen, "serializable reads of member {member} went back from {seen} to {}", reply.revision);
+                    ensure!(
+                        reply.revision >= seen,
+                        "serializable reads of member {member} went back from {seen} to {}",
+                        reply.revision
+                    );
                 }
                 this.session = Some((member, epoch, reply.revision));
             }
@@ -285,7 +313,8 @@ impl World {
             None => Ok(None),
             Some((events, through)) => {
                 let mine: Vec<KeyEvent> = events.into_iter().filter(|event| watched.wants(event)).collect();
-                let loaded: Result<Vec<_>, _> = mine.into_iter().map(|event| load_event(store, event)).collect();
+                let loaded: Result<Vec<_>, _> =
+                    mine.into_iter().map(|event| load_event(store, event)).collect();
                 loaded.map(|events| Some((events, through)))
             }
         });
@@ -308,7 +337,9 @@ impl World {
                 ensure!(excused, "member {member} can't read an event: {reason}");
                 Ok(())
             }
-            Err(error) => Err(Violation(format!("member {member} refused a watch from {}: {error}", watched.next))),
+            Err(error) => {
+                Err(Violation(format!("member {member} refused a watch from {}: {error}", watched.next)))
+            }
         }
     }
 
@@ -359,9 +390,13 @@ impl World {
                 }
                 self.watch_some(client)?;
                 let member = self.clients[client].watches_at;
-                let stuck = self.clients[client].watched.next == before && self.machines[member].running.is_some();
+                let stuck =
+                    self.clients[client].watched.next == before && self.machines[member].running.is_some();
                 let excused = self.machines[member].damaged || self.machines[member].errors;
-                ensure!(!stuck || excused, "a watch of client {client} gets nothing from {before} on from member {member}");
+                ensure!(
+                    !stuck || excused,
+                    "a watch of client {client} gets nothing from {before} on from member {member}"
+                );
                 if stuck {
                     break;
                 }
@@ -420,11 +455,13 @@ fn load_op(store: &Store, reply: OpReply) -> Result<OpReply, KeysError> {
             OpReply::Put(put)
         }
         OpReply::DeleteRange(mut delete) => {
-            delete.previous = delete.previous.into_iter().map(|kv| load_kv(store, kv)).collect::<Result<_, _>>()?;
+            delete.previous =
+                delete.previous.into_iter().map(|kv| load_kv(store, kv)).collect::<Result<_, _>>()?;
             OpReply::DeleteRange(delete)
         }
         OpReply::Txn(mut txn) => {
-            txn.responses = txn.responses.into_iter().map(|op| load_op(store, op)).collect::<Result<_, _>>()?;
+            txn.responses =
+                txn.responses.into_iter().map(|op| load_op(store, op)).collect::<Result<_, _>>()?;
             OpReply::Txn(txn)
         }
     })

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use quorate_disk::Disk;
+use quorate_ids::Revision;
 use quorate_ids::{ClusterId, Incarnation, LogIndex};
 use quorate_member::core::{CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, open};
 use quorate_member::{Identity, Member, MemberList, Status};
 use quorate_models::keys::watch::Feed;
-use quorate_ids::Revision;
 
 use super::clients::Delivery;
 use super::member::{Input, Running, Stage};
@@ -23,7 +23,11 @@ const FAILURES_MAX: u32 = 5;
 
 impl World {
     fn identity(member: usize) -> Identity {
-        Identity { cluster: ClusterId(77), member: member_id(member), incarnation: Incarnation(1_000 + member as u64) }
+        Identity {
+            cluster: ClusterId(77),
+            member: member_id(member),
+            incarnation: Incarnation(1_000 + member as u64),
+        }
     }
 
     fn founding(&self, member: usize) -> Founding {
@@ -101,7 +105,11 @@ impl World {
         let ready_at = machine.disk.busy_until();
         match opened {
             Ok(stages) => {
-                ensure!(stages.identity == Self::identity(member), "member {member} came back as {:?}", stages.identity);
+                ensure!(
+                    stages.identity == Self::identity(member),
+                    "member {member} came back as {:?}",
+                    stages.identity
+                );
                 let epoch = machine.epoch;
                 let applied = stages.apply.applied_index();
                 let mut running = Running {
@@ -119,7 +127,9 @@ impl World {
                     running.queue(stage).busy_until = ready_at;
                 }
                 machine.running = Some(Box::new(running));
-                self.trace(|| format!("m{member} starts, applied {applied}, ready at {:.3} ms", ready_at as f64 / 1e6));
+                self.trace(|| {
+                    format!("m{member} starts, applied {applied}, ready at {:.3} ms", ready_at as f64 / 1e6)
+                });
                 for stage in Stage::ALL {
                     self.wake_at(member, epoch, stage, ready_at);
                 }
@@ -156,7 +166,9 @@ impl World {
 
     pub(super) fn crash(&mut self, member: usize, kind: CrashKind, down_nanos: u64) {
         let now = self.events.now();
-        if self.machines[member].given_up || (self.machines[member].running.is_none() && self.machines[member].restart_pending) {
+        if self.machines[member].given_up
+            || (self.machines[member].running.is_none() && self.machines[member].restart_pending)
+        {
             return;
         }
         self.trace(|| format!("m{member} crashes ({kind:?}), down for {:.3} ms", down_nanos as f64 / 1e6));
@@ -172,7 +184,8 @@ impl World {
             machine.clock.reboot(now, self.rng.between(SECOND, 100 * SECOND));
         }
         self.network.break_all(member);
-        let gone: Vec<_> = self.asked.range((member, epoch, 0)..=(member, epoch, u64::MAX)).map(|(k, v)| (*k, *v)).collect();
+        let gone: Vec<_> =
+            self.asked.range((member, epoch, 0)..=(member, epoch, u64::MAX)).map(|(k, v)| (*k, *v)).collect();
         for (key, (client, operation)) in gone {
             self.asked.remove(&key);
             let wait = self.rng.below(20 * MILLI);
@@ -244,7 +257,8 @@ impl World {
             Fault::Transfer { to } => {
                 for member in 0..self.plan.members {
                     let epoch = self.machines[member].epoch;
-                    let input = Input::Log(quorate_member::core::LogInput::TransferLeadership { to: member_id(to) });
+                    let input =
+                        Input::Log(quorate_member::core::LogInput::TransferLeadership { to: member_id(to) });
                     self.events.after(0, Event::Hand { member, epoch, input });
                 }
                 self.count("leadership: asked to move");
@@ -266,7 +280,8 @@ impl World {
         let machine = &mut self.machines[member];
         machine.damaged = true;
         let chance = Ppm(10_000);
-        let mut faults = DiskFaults { damage_budget: 1, damage_spares: Some("wal/"), ..machine.disk.faults() };
+        let mut faults =
+            DiskFaults { damage_budget: 1, damage_spares: Some("wal/"), ..machine.disk.faults() };
         match how {
             Damage::Rot => {
                 machine.disk.rot(&|path| path.starts_with("store-"));

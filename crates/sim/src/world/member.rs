@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use quorate_ids::{LogIndex, Monotonic, WallTime};
 use quorate_member::Status;
-use quorate_member::core::{
-    ApplyInput, CheckpointInput, LogBatch, LogInput, Now, Stages, TransferInput,
-};
+use quorate_member::core::{ApplyInput, CheckpointInput, LogBatch, LogInput, Now, Stages, TransferInput};
 use quorate_models::keys::watch::Feed;
 
 use crate::clock::Clock;

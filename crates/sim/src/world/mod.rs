@@ -33,21 +33,56 @@ const HEAL_NANOS_MAX: u64 = 60 * SECOND;
 const QUEUE_MAX: usize = 20_000;
 
 enum Event {
-    Wake { member: usize, epoch: u64, stage: Stage },
+    Wake {
+        member: usize,
+        epoch: u64,
+        stage: Stage,
+    },
     /// A stage is handed something by another one.
-    Hand { member: usize, epoch: u64, input: Input },
-    Frame { from: usize, to: usize, sent: Sent, bytes: Bytes },
+    Hand {
+        member: usize,
+        epoch: u64,
+        input: Input,
+    },
+    Frame {
+        from: usize,
+        to: usize,
+        sent: Sent,
+        bytes: Bytes,
+    },
     /// A member answers a client.
-    Tell { member: usize, epoch: u64, seq: u64, delivery: Delivery },
+    Tell {
+        member: usize,
+        epoch: u64,
+        seq: u64,
+        delivery: Delivery,
+    },
     /// A client hears something, or loses patience.
-    Heard { client: usize, operation: u64, delivery: Delivery },
-    Client { client: usize },
-    Watch { client: usize },
-    Crash { member: usize, epoch: u64, kind: CrashKind, down_nanos: u64 },
-    Restart { member: usize },
+    Heard {
+        client: usize,
+        operation: u64,
+        delivery: Delivery,
+    },
+    Client {
+        client: usize,
+    },
+    Watch {
+        client: usize,
+    },
+    Crash {
+        member: usize,
+        epoch: u64,
+        kind: CrashKind,
+        down_nanos: u64,
+    },
+    Restart {
+        member: usize,
+    },
     Fault,
     HealNetwork,
-    HealDisk { member: usize },
+    HealDisk {
+        member: usize,
+    },
     StormEnds,
     Deadline,
 }
@@ -88,7 +123,7 @@ impl Settings {
             wal_segment_bytes: *rng.pick(&[5 << 20, 8 << 20]),
             feed_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]),
             body_cache_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]),
-            think_nanos: *rng.pick(&[2 * MILLI, 10 * MILLI, 30 * MILLI]),
+            think_nanos: *rng.pick(&[5 * MILLI, 20 * MILLI, 60 * MILLI]),
             tick_nanos: *rng.pick(&[20 * MILLI, 100 * MILLI]),
             election_ticks: 10,
         }
@@ -259,7 +294,10 @@ impl World {
             }
             Event::Deadline => {
                 let seconds = HEAL_NANOS_MAX / SECOND;
-                Err(Violation(format!("not all members serve and agree {seconds} s after the faults ended: {}", self.describe())))
+                Err(Violation(format!(
+                    "not all members serve and agree {seconds} s after the faults ended: {}",
+                    self.describe()
+                )))
             }
         }
     }
@@ -268,7 +306,12 @@ impl World {
         let one = |(member, m): (usize, &Machine)| match &m.running {
             Some(r) => {
                 let waiting: Vec<usize> = r.queues.iter().map(|q| q.waiting.len()).collect();
-                format!("\n  m{member}: {:?} served {} waiting {waiting:?}", r.status, m.served)
+                format!(
+                    "\n  m{member}: {:?} served {} waiting {waiting:?} files {}",
+                    r.status,
+                    m.served,
+                    m.disk.files()
+                )
             }
             None => format!("\n  m{member}: down, given up {}", m.given_up),
         };
@@ -314,7 +357,8 @@ impl World {
         }
         Outcome {
             seed: self.options.seed,
-            violation: violation.map(|Violation(what)| format!("at {:.6} ms: {what}", self.events.now() as f64 / 1e6)),
+            violation: violation
+                .map(|Violation(what)| format!("at {:.6} ms: {what}", self.events.now() as f64 / 1e6)),
             events: self.taken,
             virtual_nanos: self.events.now(),
             hash: self.hash.value(),

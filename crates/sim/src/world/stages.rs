@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use quorate_ids::MemberId;
-use quorate_member::core::{
-    ApplyOutput, CheckpointInput, LeaseAnswer, CheckpointOutput, LogInput, LogOutput, TransferInput, TransferOutput,
-};
 use quorate_member::RequestError;
+use quorate_member::core::{
+    ApplyOutput, CheckpointInput, CheckpointOutput, LeaseAnswer, LogInput, LogOutput, TransferInput,
+    TransferOutput,
+};
 use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
 use quorate_models::keys::HASHED_TABLES;
 use quorate_store::Unpaced;
@@ -45,7 +46,10 @@ impl World {
         let stage = input.stage();
         let queue = running.queue(stage);
         queue.waiting.push_back(input);
-        ensure!(queue.waiting.len() <= QUEUE_MAX, "more than {QUEUE_MAX} inputs wait for {stage:?} of member {member}");
+        ensure!(
+            queue.waiting.len() <= QUEUE_MAX,
+            "more than {QUEUE_MAX} inputs wait for {stage:?} of member {member}"
+        );
         self.wake_at(member, epoch, stage, now);
         Ok(())
     }
@@ -198,7 +202,8 @@ impl World {
         } else {
             match running.queues[Stage::Writer as usize].waiting.pop_front() {
                 Some(Input::Writer(batch)) => {
-                    voted = batch.entries.is_empty() && batch.hard_state.is_some_and(|state| state.vote.is_some());
+                    voted = batch.entries.is_empty()
+                        && batch.hard_state.is_some_and(|state| state.vote.is_some());
                     Some(writer.step(batch))
                 }
                 _ => writer.idle(),
@@ -213,7 +218,10 @@ impl World {
         if let Some(report) = report {
             self.hand(member, at, Input::Log(report));
         }
-        let more = self.machines[member].running.as_mut().is_some_and(|r| !r.queue(Stage::Writer).waiting.is_empty());
+        let more = self.machines[member]
+            .running
+            .as_mut()
+            .is_some_and(|r| !r.queue(Stage::Writer).waiting.is_empty());
         self.wake_at(member, epoch, Stage::Writer, if more { at } else { now + BACKGROUND_NANOS });
         Ok(())
     }
@@ -246,7 +254,9 @@ impl World {
         let hash = compare.then(|| {
             running.hashed = applied;
             let tables = running.stages.store.read();
-            HASHED_TABLES.iter().fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)))
+            HASHED_TABLES
+                .iter()
+                .fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)))
         });
         if let Some(hash) = hash {
             self.oracle.hash(member, applied, hash)?;
@@ -276,7 +286,9 @@ impl World {
                 };
                 self.tell(member, at, seq, delivery);
             }
-            ApplyOutput::AnswerRead { seq, index } => self.tell(member, at, seq, Delivery::ReadFrom { index }),
+            ApplyOutput::AnswerRead { seq, index } => {
+                self.tell(member, at, seq, Delivery::ReadFrom { index })
+            }
             ApplyOutput::Visible { .. } => {}
             ApplyOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
             ApplyOutput::Send { to, frame } => self.send(member, to, Lane::Control, frame),
@@ -327,9 +339,15 @@ impl World {
             }
             Some(CheckpointOutput::Void) => self.hand(member, at, Input::CheckpointDone(None)),
             Some(CheckpointOutput::Failed { reason }) => {
-                self.hand(member, at, Input::Log(LogInput::Failed { reason: format!("a checkpoint failed: {reason}") }));
+                self.hand(
+                    member,
+                    at,
+                    Input::Log(LogInput::Failed { reason: format!("a checkpoint failed: {reason}") }),
+                );
             }
-            Some(CheckpointOutput::NoSpace) => self.hand(member, at, Input::Log(LogInput::StoreNoSpace(true))),
+            Some(CheckpointOutput::NoSpace) => {
+                self.hand(member, at, Input::Log(LogInput::StoreNoSpace(true)))
+            }
             None => {}
         }
         let mut next = now + BACKGROUND_NANOS;
@@ -390,7 +408,9 @@ impl World {
         // Raft messages must survive anything; everything else crosses a connection that keeps order or breaks.
         let frame = Frame::decode(bytes.clone());
         let strict = !matches!(frame, Ok(Frame::Raft(_)));
-        if let Ok(Frame::SnapshotStatus { .. } | Frame::SnapshotOpen { .. } | Frame::SnapshotGone { .. }) = &frame {
+        if let Ok(Frame::SnapshotStatus { .. } | Frame::SnapshotOpen { .. } | Frame::SnapshotGone { .. }) =
+            &frame
+        {
             self.trace(|| format!("m{from} to m{to}: {frame:?}"));
         }
         let lane = lane as u8;
@@ -450,7 +470,13 @@ impl World {
         self.push(to, Input::Log(LogInput::Frame { from: sent.from_id, frame: bytes }))
     }
 
-    fn tell_of_lease(&mut self, member: usize, at: u64, seq: u64, outcome: Result<LeaseAnswer, RequestError>) {
+    fn tell_of_lease(
+        &mut self,
+        member: usize,
+        at: u64,
+        seq: u64,
+        outcome: Result<LeaseAnswer, RequestError>,
+    ) {
         let delivery = match outcome {
             Ok(answer) => Delivery::Lease(answer),
             Err(error) => Delivery::Refused(error),
