@@ -23,6 +23,8 @@ const WHOLE_BYTES_MAX: usize = 256 * 1024;
 /// A piece of a large answer, and how much of it may wait for the connection.
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECES_QUEUED_BYTES_MAX: usize = 256 * 1024;
+/// How long a large answer may take: it keeps old files on the disk meanwhile.
+const LARGE_ANSWER_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 /// What gRPC clients take at most.
 const ANSWER_BYTES_MAX: usize = i32::MAX as usize;
 
@@ -109,6 +111,7 @@ fn respond(thread: &Arc<Thread>, answer: Result<Answer, Status>, mut started: St
 
 /// Sends a large range as the client takes it.
 async fn send_range(handle: Handle, mut range: RangeAnswer, outgoing: Outgoing, mut started: Started) {
+    let deadline = tokio::time::Instant::now() + LARGE_ANSWER_TIME_MAX;
     let mut out = BytesMut::with_capacity(PIECE_BYTES);
     grpc::put_prefix(&mut out, range.message_bytes());
     loop {
@@ -127,10 +130,14 @@ async fn send_range(handle: Handle, mut range: RangeAnswer, outgoing: Outgoing, 
                 return outgoing.break_off(status.message.into_owned());
             }
         }
-        if !outgoing.below(PIECES_QUEUED_BYTES_MAX).await {
-            return started.end(Code::Canceled);
+        match tokio::time::timeout_at(deadline, outgoing.below(PIECES_QUEUED_BYTES_MAX)).await {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => return started.end(Code::Canceled),
+            Err(_) => {
+                started.end(Code::DeadlineExceeded);
+                return outgoing.break_off("the client took too long to take a large answer".to_owned());
+            }
         }
-        tokio::task::yield_now().await;
     }
 }
 
