@@ -16,8 +16,9 @@ use quorate_ids::{LogIndex, Monotonic, Revision, Term};
 use quorate_models::keys::watch::Feed;
 use quorate_models::keys::{self, Keys};
 use quorate_models::{Cursor, ModelId, Stamps, Step};
-use quorate_store::{CheckpointMeta, Location, Pin, Store};
+use quorate_store::{CheckpointMeta, Location, Pin, Store, Tables};
 
+use super::divergence::COMPARE_EVERY;
 use super::extra::Extra;
 use super::lease_keeper::LeaseKeeper;
 use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
@@ -272,7 +273,13 @@ impl ApplyStage {
                     tables.begin(self.applied.next());
                 }
                 match self.advance(&mut tables)? {
-                    Step::Done(reply) => self.finish(reply, &pin, &mut answers),
+                    Step::Done(reply) => {
+                        self.finish(reply, &pin, &mut answers);
+                        if self.applied.0.is_multiple_of(COMPARE_EVERY) {
+                            let hash = hash_of(&tables, self.extra.chain);
+                            out.push(ApplyOutput::Hashed { index: self.applied, hash });
+                        }
+                    }
                     Step::More => break,
                     Step::Need(locations) => {
                         needed = locations;
@@ -464,6 +471,14 @@ impl ApplyStage {
             );
         }
     }
+}
+
+/// What the tables hold, and every command that made them: equal members have equal hashes at equal indexes.
+fn hash_of(tables: &Tables, chain: u64) -> u64 {
+    keys::HASHED_TABLES.iter().fold(chain, |hash, table| {
+        let of_table = tables.hash(*table);
+        (hash ^ of_table as u64 ^ (of_table >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
+    })
 }
 
 /// The answer to a question about a lease, on its way to the client or to the member that asked for its client.

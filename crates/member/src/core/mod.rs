@@ -19,6 +19,7 @@
 mod apply;
 mod checkpoint;
 mod clock;
+mod divergence;
 mod extra;
 mod lease_keeper;
 mod log_loop;
@@ -108,6 +109,11 @@ pub enum LogInput {
     },
     /// The store's fronts are nearly full (`true`), or have room again.
     FrontTight(bool),
+    /// What this member's tables hold at `index`, to be compared with the others'.
+    Hashed {
+        index: LogIndex,
+        hash: u64,
+    },
     /// A checkpoint finds no space (`true`), or has found it.
     StoreNoSpace(bool),
     /// A checkpoint is durable: the log below it may go.
@@ -277,6 +283,11 @@ pub enum ApplyOutput {
     Expire {
         term: Term,
         command: Bytes,
+    },
+    /// For the log loop: what the tables hold at `index`.
+    Hashed {
+        index: LogIndex,
+        hash: u64,
     },
     /// For the log loop: the store's fronts are nearly full, or have room again.
     FrontTight(bool),

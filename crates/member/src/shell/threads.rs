@@ -264,6 +264,9 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             }
             ApplyOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
             ApplyOutput::Send { to, frame } => links.transport.send(to, Lane::Control, frame),
+            ApplyOutput::Hashed { index, hash } => {
+                links.shared.inbox.report(LogInput::Hashed { index, hash })
+            }
             ApplyOutput::FrontTight(tight) => links.shared.inbox.report(LogInput::FrontTight(tight)),
             ApplyOutput::Expire { term, command } => {
                 links.shared.inbox.report(LogInput::Expire { term, command });

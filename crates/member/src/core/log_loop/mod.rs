@@ -23,6 +23,7 @@ use quorate_consensus::{
 use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
 
 use crate::core::clock::Stamper;
+use crate::core::divergence::{Comparison, Divergence};
 use crate::core::offers::Offers;
 use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;
@@ -113,6 +114,7 @@ pub struct LogLoop {
     /// Stepped into consensus; if its next ready does not take it, it was stale.
     fetched: Option<(SnapshotPoint, u64)>,
     offers: Offers,
+    comparison: Comparison,
     /// The generation that the apply stage switches to.
     installing: Option<u64>,
     transfer_since: Option<Monotonic>,
@@ -160,6 +162,7 @@ impl LogLoop {
             fetching: None,
             fetched: None,
             offers: Offers::default(),
+            comparison: Comparison::default(),
             installing: None,
             transfer_since: None,
             no_space: false,
@@ -207,6 +210,7 @@ impl LogLoop {
             LogInput::Written { number } => self.written(number),
             LogInput::NoSpace => self.no_space = true,
             LogInput::Applied { index } => self.applied(index),
+            LogInput::Hashed { index, hash } => self.hashed(index, hash),
             LogInput::FrontTight(tight) => self.front_tight = tight,
             LogInput::StoreNoSpace(full) => self.store_no_space = full,
             LogInput::Checkpointed { point, membership } => self.checkpointed(point, membership),

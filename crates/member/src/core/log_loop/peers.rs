@@ -26,6 +26,7 @@ impl LogLoop {
                 self.out.push(LogOutput::Transfer(TransferInput::Close { to: from, point }));
                 self.consensus.report_snapshot(from, installed);
             }
+            Frame::Hashes { index, hash } => self.compare(from, index, hash),
             Frame::LeaseAsks { asks } => {
                 for (start, seq, lease, renew) in asks {
                     let asker = Origin { member: from, start, seq };
@@ -53,7 +54,7 @@ impl LogLoop {
                 }
                 self.out.push(LogOutput::Transfer(TransferInput::Frame { from, frame }));
             }
-            Frame::Hashes { .. } | Frame::Members { .. } | Frame::Hello(_) | Frame::Refused { .. } => {
+            Frame::Members { .. } | Frame::Hello(_) | Frame::Refused { .. } => {
                 tracing::warn!(peer = %from, "a frame that has no place here was dropped");
             }
         }
@@ -143,6 +144,33 @@ impl LogLoop {
             message.encode(&mut bytes);
             let lane = if message.entries_bytes() > 0 { Lane::Entries } else { Lane::Control };
             self.send(message.to(), lane, &Frame::Raft(Bytes::from(bytes)));
+        }
+    }
+
+    // ---- comparing tables ----
+
+    pub(super) fn hashed(&mut self, index: LogIndex, hash: u64) {
+        let me = self.config.identity.member;
+        let frame = Frame::Hashes { index, hash }.encode();
+        let others: Vec<MemberId> =
+            self.members.iter().map(|member| member.id).filter(|id| *id != me).collect();
+        for to in others {
+            self.out.push(LogOutput::Send { to, lane: Lane::Control, frame: frame.clone() });
+        }
+        self.compare(me, index, hash);
+    }
+
+    fn compare(&mut self, member: MemberId, index: LogIndex, hash: u64) {
+        let me = self.config.identity.member;
+        match self.comparison.tell(index, member, hash, me, &self.membership.voters) {
+            Some(Divergence::Mine { index }) => self.fail(format!(
+                "this member's data differs from what a majority has at log index {index}: remove it from the cluster, \
+                 start it with --give-up-data and add it again"
+            )),
+            Some(Divergence::Theirs { index, member }) => {
+                tracing::error!(%member, %index, "a member's data differs from this one's");
+            }
+            None => {}
         }
     }
 }

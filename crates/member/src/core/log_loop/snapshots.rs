@@ -80,6 +80,7 @@ impl LogLoop {
         if let Some(generation) = self.installing.take() {
             self.out.push(LogOutput::Transfer(TransferInput::Installed { generation }));
         }
+        self.comparison.clear();
         self.members = members;
         self.applying.retain(|(index, _)| *index > point.index);
         self.applying_bytes = self.applying.iter().map(|(_, bytes)| bytes).sum();
