@@ -11,7 +11,7 @@ use quorate_models::keys::{
     self, Event as KeyEvent, HistoryResume, KeyValue, KeysError, OpReply, RangeEnd, RangeQuery, RangeReply,
     Reply, Value,
 };
-use quorate_store::Store;
+use quorate_store::{Pin, Store};
 
 use bytes::Bytes;
 
@@ -42,9 +42,20 @@ pub enum Delivery {
 }
 
 enum Pending {
-    Command { origin: Origin, since: u64 },
-    Lease { id: i64, since: u64 },
-    Read { query: RangeQuery, floor: Floor },
+    /// The pin keeps what the answer will name: old values are read once it is here.
+    Command {
+        origin: Origin,
+        since: u64,
+        pin: Pin,
+    },
+    Lease {
+        id: i64,
+        since: u64,
+    },
+    Read {
+        query: RangeQuery,
+        floor: Floor,
+    },
 }
 
 pub struct Client {
@@ -106,7 +117,10 @@ impl World {
             Wish::Command(command) => {
                 let (seq, start) = self.next_seq(member);
                 let origin = Origin { member: member_id(member), start, seq };
-                self.clients[client].pending = Some(Pending::Command { origin, since: self.events.now() });
+                let running = self.machines[member].running.as_ref().expect("a client asks a running member");
+                let pin = running.stages.store.pin();
+                self.clients[client].pending =
+                    Some(Pending::Command { origin, since: self.events.now(), pin });
                 self.oracle.asked(origin);
                 self.ask(client, operation, member, seq);
                 let command = keys::encode(&command);
@@ -163,8 +177,9 @@ impl World {
         let member = this.at;
         let moves = matches!(delivery, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut);
         match (pending, delivery) {
-            (Pending::Command { origin, since }, Delivery::Answer(applied)) => {
+            (Pending::Command { origin, since, pin }, Delivery::Answer(applied)) => {
                 self.answered(client, member, origin, since, *applied)?;
+                drop(pin);
             }
             (Pending::Lease { id, since }, Delivery::Lease(answer)) => {
                 self.oracle.counts.keep_alives += 1;
@@ -301,23 +316,27 @@ impl World {
         let Some(running) = &self.machines[member].running else { return Ok(()) };
         let store = &running.stages.store;
         let mut watched = this.watched.clone();
-        let given = match running.feed.since(watched.next, WATCH_REVISIONS_MAX) {
-            Ok(revisions) => {
-                let through = revisions.last().map(|last| last.revision);
-                let events: Vec<KeyEvent> = revisions.iter().flat_map(|r| r.events().to_vec()).collect();
-                Ok(through.map(|through| (events, through)))
-            }
-            Err(_) => from_history(store, watched.next),
+        let _pin = store.pin();
+        let load = |events: Vec<KeyEvent>, through: Revision| {
+            let mine = events.into_iter().filter(|event| watched.wants(event));
+            let loaded: Result<Vec<_>, _> = mine.map(|event| load_event(store, event)).collect();
+            loaded.map(|events| (events, through))
         };
-        let given = given.and_then(|given| match given {
-            None => Ok(None),
-            Some((events, through)) => {
-                let mine: Vec<KeyEvent> = events.into_iter().filter(|event| watched.wants(event)).collect();
-                let loaded: Result<Vec<_>, _> =
-                    mine.into_iter().map(|event| load_event(store, event)).collect();
-                loaded.map(|events| Some((events, through)))
-            }
+        let live = running.feed.since(watched.next, WATCH_REVISIONS_MAX).map(|revisions| {
+            let through = revisions.last()?.revision;
+            Some((revisions.iter().flat_map(|r| r.events().to_vec()).collect(), through))
         });
+        let given = match live {
+            Ok(None) => Ok(None),
+            // What memory holds may name a body that has moved since; history knows where it is now.
+            Ok(Some((events, through))) => match load(events, through) {
+                Ok(loaded) => Ok(Some(loaded)),
+                Err(_) => from_history(store, watched.next)
+                    .and_then(|given| given.map(|(events, through)| load(events, through)).transpose()),
+            },
+            Err(_) => from_history(store, watched.next)
+                .and_then(|given| given.map(|(events, through)| load(events, through)).transpose()),
+        };
         match given {
             Ok(None) => Ok(()),
             Ok(Some((events, through))) => {

@@ -292,7 +292,9 @@ impl World {
             ApplyOutput::Visible { .. } => {}
             ApplyOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
             ApplyOutput::Send { to, frame } => self.send(member, to, Lane::Control, frame),
-            ApplyOutput::Hashed { index, hash } => self.hand(member, at, Input::Log(LogInput::Hashed { index, hash })),
+            ApplyOutput::Hashed { index, hash } => {
+                self.hand(member, at, Input::Log(LogInput::Hashed { index, hash }))
+            }
             ApplyOutput::FrontTight(tight) => self.hand(member, at, Input::Log(LogInput::FrontTight(tight))),
             ApplyOutput::Expire { term, command } => {
                 self.hand(member, at, Input::Log(LogInput::Expire { term, command }));
