@@ -25,7 +25,11 @@ pub const STEPS: &[Step] = &[
     Step { name: "fmt", what: "the formatter has nothing to change", run: check_format },
     Step { name: "clippy", what: "lints, warnings are errors", run: lint },
     Step { name: "unit", what: "unit and integration tests of the workspace", run: unit_tests },
-    Step { name: "sim", what: "the simulator: regression seeds and seeds of this commit", run: simulator },
+    Step {
+        name: "sim",
+        what: "the simulator: fixed seeds, and seeds that come from the commit",
+        run: simulator,
+    },
     Step {
         name: "processes",
         what: "real processes of the optimised binary: start, stop, bad input",
@@ -66,7 +70,7 @@ pub struct Seeds {
 
 impl Default for Seeds {
     fn default() -> Self {
-        Self { count: 100, from: 0 }
+        Self { count: 100, from: 1 }
     }
 }
 
@@ -82,6 +86,18 @@ fn simulator() -> anyhow::Result<Outcome> {
     const SEEDS_OF_THE_COMMIT: u64 = 100;
     simulate(Seeds::default())?;
     simulate(Seeds { count: SEEDS_OF_THE_COMMIT, from: seed_of_the_commit() })
+}
+
+const MUTANTS: &[&str] = &["skip-sync", "commit-without-quorum", "forget-vote"];
+
+/// Bugs that normal builds do not have; a simulator that misses one could not be believed about the others.
+fn mutants() -> anyhow::Result<Outcome> {
+    const SEEDS_MAX: &str = "1000";
+    for mutant in MUTANTS {
+        let mut command = cargo(&["run", "-q", "-p", "quorate-sim", "--features", "mutants"]);
+        run(command.args(CHECKED).args(["--", "--mutant", mutant, "--seeds", SEEDS_MAX]))?;
+    }
+    Ok(Outcome::Passed)
 }
 
 /// A seed that differs from commit to commit, so that new ground is covered, and that can be told from the commit.
