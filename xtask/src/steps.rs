@@ -30,6 +30,7 @@ pub const STEPS: &[Step] = &[
         what: "the simulator: fixed seeds, and seeds that come from the commit",
         run: simulator,
     },
+    Step { name: "mutants", what: "the simulator finds each planted bug", run: mutants },
     Step {
         name: "processes",
         what: "real processes of the optimised binary: start, stop, bad input",
