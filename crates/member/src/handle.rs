@@ -19,7 +19,7 @@ use quorate_models::keys::watch::Feed;
 use quorate_store::{BodyError, Location, Pin, Store};
 use tokio::sync::{oneshot, watch};
 
-use crate::core::{LeaseAnswer, LogInput};
+use crate::core::{Damaged, LeaseAnswer, LogInput, TransferInput};
 use crate::membership::{Member, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
@@ -182,6 +182,7 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
     pub inbox: Arc<Inbox<LogInput>>,
     pub pool: Pool,
+    pub transfer: Arc<Inbox<TransferInput>>,
     pub sequence: AtomicU64,
     pub waiting: Mutex<Waiting>,
     pub status: RwLock<Status>,
@@ -327,17 +328,26 @@ impl Handle {
         Ok(())
     }
 
-    /// Reads a body, from memory where it is there, else on a thread that may wait for the disk.
+    /// Reads a body, from memory where it is there, else on a thread that may wait for the disk. A damaged one is an
+    /// error, and is mended from a peer in the background: read again.
     pub async fn load(&self, at: Location) -> Result<Bytes, BodyError> {
-        if let Some(found) = self.shared.store.try_load(at)? {
-            return Ok(found);
+        let loaded = match self.shared.store.try_load(at) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {
+                let store = self.shared.store.clone();
+                let (answer, outcome) = oneshot::channel();
+                self.shared.pool.run(move || {
+                    let _ = answer.send(store.load(at));
+                });
+                outcome.await.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(BodyError::Corrupt { name: Some(name), .. }) = &loaded {
+            let damaged = Damaged { table: name.table, key: name.key.clone(), stamp: Some(name.stamp), at };
+            self.shared.transfer.report(TransferInput::Mend(damaged));
         }
-        let store = self.shared.store.clone();
-        let (answer, outcome) = oneshot::channel();
-        self.shared.pool.run(move || {
-            let _ = answer.send(store.load(at));
-        });
-        outcome.await.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
+        loaded
     }
 }
 

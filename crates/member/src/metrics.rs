@@ -18,6 +18,8 @@ pub struct Metrics {
     pub proposals_failed: IntCounter,
     pub wal_fsync_seconds: Histogram,
     pub checkpoint_seconds: Histogram,
+    pub records_mended: IntCounter,
+    pub records_lost: IntCounter,
     pub resident_index_bytes: Gauge,
     peer_sent_bytes: CounterVec,
     peer_received_bytes: CounterVec,
@@ -68,6 +70,11 @@ impl Metrics {
                 "etcd_disk_backend_commit_duration_seconds",
                 "One checkpoint of the store.",
             ),
+            records_mended: counter(
+                "quorate_store_records_mended_total",
+                "Damaged records that a peer's copy replaced.",
+            ),
+            records_lost: counter("quorate_store_records_lost_total", "Damaged records that no peer had."),
             resident_index_bytes: register(
                 &registry,
                 Gauge::new("quorate_store_index_bytes", "Memory of the store's index."),

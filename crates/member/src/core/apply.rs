@@ -10,17 +10,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_consensus::{EntryKind, Membership};
 use quorate_ids::{LogIndex, Monotonic, Revision, Term};
 use quorate_models::keys::watch::Feed;
 use quorate_models::keys::{self, Keys};
 use quorate_models::{Cursor, ModelId, Stamps, Step};
-use quorate_store::{CheckpointMeta, Location, Pin, Store, Tables};
+use quorate_store::{BodyError, CheckpointMeta, Location, Pin, Store, Tables};
 
 use super::divergence::COMPARE_EVERY;
 use super::extra::Extra;
 use super::lease_keeper::LeaseKeeper;
+use super::mending::Damaged;
 use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
 use crate::envelope::{Envelope, Origin};
 use crate::frame::{Frame, SnapshotPoint};
@@ -30,6 +30,9 @@ use crate::handle::{Applied, Identity, ModelReply, RequestError};
 const COMMANDS_PER_HOLD_MAX: usize = 64;
 /// Records that one slice of background compaction touches.
 const COMPACT_RECORDS_PER_SLICE: usize = 1024;
+
+/// How long a command waits for a record that is being mended.
+const MEND_NANOS_MAX: u64 = 10_000_000_000;
 
 /// When a checkpoint is cut.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,8 @@ pub struct ApplyStage {
     leases: Option<LeaseKeeper>,
     lease_asks: BTreeMap<LogIndex, Vec<LeaseAsk>>,
     now: Monotonic,
+    /// A record that the running command needs is being mended: what it needs, and until when to wait.
+    mending: Option<(Vec<Location>, Monotonic)>,
     tight: bool,
     failed: bool,
 }
@@ -108,6 +113,7 @@ impl ApplyStage {
             leases: None,
             lease_asks: BTreeMap::new(),
             now: Monotonic::ZERO,
+            mending: None,
             tight: false,
             failed: false,
         }
@@ -130,7 +136,9 @@ impl ApplyStage {
     /// True while [`Self::work`] has something to do at once.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.failed && (!self.queue.is_empty() || !self.entries.is_empty() || self.running.is_some())
+        !self.failed
+            && self.mending.is_none()
+            && (!self.queue.is_empty() || !self.entries.is_empty() || self.running.is_some())
     }
 
     /// True while there is background work for when nothing else is to be done.
@@ -172,6 +180,9 @@ impl ApplyStage {
     /// When the stage wants to work even if nothing arrives.
     #[must_use]
     pub fn next_work(&self) -> Option<Monotonic> {
+        if let Some((_, until)) = &self.mending {
+            return Some(*until);
+        }
         self.leases.as_ref().filter(|_| !self.failed)?.next_deadline()
     }
 
@@ -179,7 +190,7 @@ impl ApplyStage {
     pub fn work(&mut self, now: Now) -> Vec<ApplyOutput> {
         let mut out = Vec::new();
         self.now = self.now.max(now.monotonic);
-        if self.failed {
+        if self.failed || self.mending.as_ref().is_some_and(|(_, until)| self.now < *until) {
             return out;
         }
         if self.entries.is_empty() && self.running.is_none() {
@@ -288,7 +299,7 @@ impl ApplyStage {
                 }
             }
         }
-        self.load(&needed)?;
+        self.load(&needed, out)?;
         if self.applied == before {
             return Ok(());
         }
@@ -396,16 +407,38 @@ impl ApplyStage {
         }
     }
 
-    /// Reads the bodies that the running command asked for.
-    fn load(&mut self, needed: &[Location]) -> Result<(), String> {
+    /// Reads the bodies that the running command asked for. One that is damaged is mended first, if a peer has it.
+    fn load(&mut self, needed: &[Location], out: &mut Vec<ApplyOutput>) -> Result<(), String> {
         for location in needed {
-            let body: Bytes = self.store.load(*location).map_err(|error| {
-                format!("log entry {} needs a record that can't be read: {error}", self.applied.next())
-            })?;
-            let running = self.running.as_mut().expect("a running command");
-            running.cursor.loaded.insert(*location, body);
+            match self.store.load(*location) {
+                Ok(body) => {
+                    let running = self.running.as_mut().expect("a running command");
+                    running.cursor.loaded.insert(*location, body);
+                }
+                Err(BodyError::Corrupt { name: Some(name), .. }) if self.mending.is_none() => {
+                    let damaged =
+                        Damaged { table: name.table, key: name.key, stamp: Some(name.stamp), at: *location };
+                    out.push(ApplyOutput::Mend(damaged));
+                    self.mending = Some((needed.to_vec(), self.now.plus(MEND_NANOS_MAX)));
+                    return Ok(());
+                }
+                Err(error) => {
+                    let index = self.applied.next();
+                    return Err(format!(
+                        "log entry {index} needs a record that can't be read or mended: {error}"
+                    ));
+                }
+            }
         }
+        self.mending = None;
         Ok(())
+    }
+
+    /// A damaged record was mended, or is lost: a command that waits for it goes on at once.
+    pub fn mended(&mut self) {
+        if let Some((_, until)) = &mut self.mending {
+            *until = self.now;
+        }
     }
 
     // ---- checkpoints and snapshots ----

@@ -7,6 +7,7 @@ use quorate_consensus::Membership;
 use quorate_ids::LogIndex;
 use quorate_store::{Frozen, MergeStep, Pace, RewriteStep, Store, StoreError};
 
+use super::mending::Damaged;
 use crate::frame::SnapshotPoint;
 
 /// Index entries that one step of merging runs touches.
@@ -41,12 +42,13 @@ pub enum CheckpointOutput {
 pub struct CheckpointStage {
     store: Store,
     stuck: Option<CheckpointInput>,
+    damaged: Vec<Damaged>,
 }
 
 impl CheckpointStage {
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, stuck: None }
+        Self { store, stuck: None, damaged: Vec::new() }
     }
 
     /// Writes a checkpoint; blocks for the disk and the pace.
@@ -75,6 +77,11 @@ impl CheckpointStage {
         Some(self.step(input, pace))
     }
 
+    /// Damaged records that background work came across since the last call.
+    pub fn take_damaged(&mut self) -> Vec<Damaged> {
+        std::mem::take(&mut self.damaged)
+    }
+
     /// The index of the last durable checkpoint.
     #[must_use]
     pub fn durable_index(&self) -> LogIndex {
@@ -90,12 +97,14 @@ impl CheckpointStage {
         };
         let rewritten = match self.store.rewrite_step(REWRITE_BYTES_PER_STEP) {
             Ok(RewriteStep::More { .. }) => true,
-            Ok(RewriteStep::Damaged { segment, records }) => {
-                tracing::warn!(
-                    segment,
-                    records = records.len(),
-                    "records of a segment are damaged; peers may have them"
-                );
+            Ok(RewriteStep::Damaged { records, .. }) => {
+                let found = records.into_iter().map(|record| Damaged {
+                    table: record.table,
+                    key: record.key,
+                    stamp: None,
+                    at: record.at,
+                });
+                self.damaged.extend(found);
                 false
             }
             Ok(RewriteStep::Idle | RewriteStep::Full | RewriteStep::Vacated { .. }) => false,

@@ -24,6 +24,7 @@ mod extra;
 mod lease_keeper;
 mod log_loop;
 mod log_writer;
+mod mending;
 mod offers;
 mod open;
 mod proposals;
@@ -47,6 +48,7 @@ pub use apply::{ApplyStage, CheckpointRule};
 pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
 pub use log_loop::{LogLoop, LogLoopConfig};
 pub use log_writer::LogWriter;
+pub use mending::{Damaged, Mended};
 pub use open::{Founding, OpenConfig, OpenError, Stages, open};
 pub use transfer::{TransferInput, TransferOutput, TransferStage};
 
@@ -284,6 +286,8 @@ pub enum ApplyOutput {
         term: Term,
         command: Bytes,
     },
+    /// For the transfer stage: a command needs this record, and it can't be read.
+    Mend(Damaged),
     /// For the log loop: what the tables hold at `index`.
     Hashed {
         index: LogIndex,

@@ -15,6 +15,7 @@ use quorate_ids::{MemberId, Monotonic};
 use quorate_store::{Chunk, Export, Identity, Incoming, Pace, Store};
 
 use super::Now;
+use super::mending::{self, Damaged, Mended, Mending};
 use crate::frame::{CHUNK_BYTES_MAX, Frame, SnapshotPoint};
 
 /// Chunks that a receiver has asked for and not got.
@@ -41,6 +42,10 @@ pub enum TransferInput {
         to: MemberId,
         point: SnapshotPoint,
     },
+    /// A record can't be read here: peers may have it.
+    Mend(Damaged),
+    /// The other members.
+    Peers(Vec<MemberId>),
     /// A fetched generation is not needed.
     Discard {
         generation: u64,
@@ -54,9 +59,24 @@ pub enum TransferInput {
 /// What the transfer stage wants done.
 #[derive(Debug)]
 pub enum TransferOutput {
-    Send { to: MemberId, frame: Frame },
-    Fetched { from: MemberId, point: SnapshotPoint, generation: u64 },
-    GaveUp { from: MemberId, point: SnapshotPoint },
+    Send {
+        to: MemberId,
+        frame: Frame,
+    },
+    Fetched {
+        from: MemberId,
+        point: SnapshotPoint,
+        generation: u64,
+    },
+    GaveUp {
+        from: MemberId,
+        point: SnapshotPoint,
+    },
+    /// What became of a damaged record.
+    Mended {
+        damaged: Damaged,
+        outcome: Mended,
+    },
 }
 
 struct Sending {
@@ -83,6 +103,7 @@ pub struct TransferStage {
     sending: BTreeMap<MemberId, Sending>,
     fetching: Option<Fetching>,
     obsolete: Vec<u64>,
+    mending: Mending,
     out: Vec<TransferOutput>,
 }
 
@@ -98,6 +119,7 @@ impl TransferStage {
             sending: BTreeMap::new(),
             fetching: None,
             obsolete,
+            mending: Mending::default(),
             out: Vec::new(),
         }
     }
@@ -112,6 +134,12 @@ impl TransferStage {
                     self.sending.remove(&to);
                 }
             }
+            TransferInput::Mend(damaged) => {
+                tracing::warn!(?damaged, "a record is damaged; asking the other members for it");
+                let asks = self.mending.begin(damaged, now);
+                self.out.extend(asks.into_iter().map(|(to, frame)| TransferOutput::Send { to, frame }));
+            }
+            TransferInput::Peers(peers) => self.mending.set_peers(peers),
             TransferInput::Discard { generation } => self.obsolete.push(generation),
             TransferInput::Installed { generation } => {
                 self.obsolete.push(self.generation);
@@ -125,6 +153,10 @@ impl TransferStage {
     /// Looks after timeouts and folders that are not needed any more.
     pub fn tick(&mut self, now: Now) -> Vec<TransferOutput> {
         let now = now.monotonic;
+        let (ended, asks) = self.mending.tick(now);
+        self.out.extend(asks.into_iter().map(|(to, frame)| TransferOutput::Send { to, frame }));
+        self.out
+            .extend(ended.into_iter().map(|(damaged, outcome)| TransferOutput::Mended { damaged, outcome }));
         self.sending.retain(|_, sending| now.since(sending.last) < SILENCE_NANOS_MAX);
         if let Some(fetching) = &mut self.fetching {
             if now.since(fetching.progress) > SILENCE_NANOS_MAX {
@@ -170,6 +202,15 @@ impl TransferStage {
             }
             Frame::Chunk { point, file, offset, bytes } if self.awaits(from, point) => {
                 self.take_chunk(&file, offset, bytes, now, pace);
+            }
+            Frame::RecordRequest { request, table, key, index, place } => {
+                let answer = mending::answer(&self.store, request, table, &key, index, place);
+                self.send(from, answer);
+            }
+            Frame::Record { request, record } => {
+                let (ended, ask) = self.mending.answered(from, request, record.as_ref(), &self.store, now);
+                self.out.extend(ask.map(|(to, frame)| TransferOutput::Send { to, frame }));
+                self.out.extend(ended.map(|(damaged, outcome)| TransferOutput::Mended { damaged, outcome }));
             }
             Frame::SnapshotGone { point } if self.awaits(from, point) => self.give_up(),
             other => {

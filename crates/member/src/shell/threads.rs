@@ -13,7 +13,8 @@ use super::inbox::Inbox;
 use super::transport::Transport;
 use crate::core::{
     ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LeaseAnswer,
-    LogBatch, LogInput, LogLoop, LogOutput, LogWriter, Now, TransferInput, TransferOutput, TransferStage,
+    LogBatch, LogInput, LogLoop, LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput,
+    TransferStage,
 };
 use crate::frame::Lane;
 use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
@@ -33,6 +34,7 @@ const TRANSFER_TICK: Duration = Duration::from_millis(100);
 pub enum ApplyNote {
     Input(ApplyInput),
     CheckpointDone(Option<LogIndex>),
+    Mended,
 }
 
 /// What the threads of one member share.
@@ -184,6 +186,9 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
         LogOutput::Members(list) => {
             *shared.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list.to_vec());
             links.transport.set_members(&list);
+            let me = shared.identity.member;
+            let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
+            links.transfer.report(TransferInput::Peers(peers));
         }
         LogOutput::MayStop => links.may_stop.store(true, Ordering::Release),
         LogOutput::Removed => {
@@ -241,6 +246,7 @@ pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::
             match note {
                 ApplyNote::Input(input) => stage.step(input),
                 ApplyNote::CheckpointDone(durable) => stage.checkpoint_done(durable),
+                ApplyNote::Mended => stage.mended(),
             }
         }
         let outputs = stage.work(links.clock.now());
@@ -267,6 +273,7 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             ApplyOutput::Hashed { index, hash } => {
                 links.shared.inbox.report(LogInput::Hashed { index, hash })
             }
+            ApplyOutput::Mend(damaged) => links.transfer.report(TransferInput::Mend(damaged)),
             ApplyOutput::FrontTight(tight) => links.shared.inbox.report(LogInput::FrontTight(tight)),
             ApplyOutput::Expire { term, command } => {
                 links.shared.inbox.report(LogInput::Expire { term, command });
@@ -340,7 +347,12 @@ pub fn run_checkpoints(
             Err(mpsc::RecvTimeoutError::Timeout) if stage.is_stuck() => stage.retry(&mut pace),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 match stage.background(&mut pace) {
-                    Ok(left) => more = left,
+                    Ok(left) => {
+                        more = left;
+                        for damaged in stage.take_damaged() {
+                            links.transfer.report(TransferInput::Mend(damaged));
+                        }
+                    }
                     Err(reason) => links.fail(format!("background work on the store failed: {reason}")),
                 }
                 None
@@ -397,6 +409,16 @@ pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
                 TransferOutput::Send { to, frame } => links.transport.send(to, Lane::Bulk, frame.encode()),
                 TransferOutput::Fetched { from, point, generation } => {
                     links.shared.inbox.report(LogInput::SnapshotFetched { from, point, generation });
+                }
+                TransferOutput::Mended { damaged, outcome } => {
+                    match outcome {
+                        Mended::Done => links.shared.metrics.records_mended.inc(),
+                        Mended::Lost => {
+                            tracing::error!(?damaged, "a damaged record is lost: no other member has it");
+                            links.shared.metrics.records_lost.inc();
+                        }
+                    }
+                    links.apply.report(ApplyNote::Mended);
                 }
                 TransferOutput::GaveUp { from, point } => {
                     links.shared.inbox.report(LogInput::SnapshotFailed { from, point });

@@ -34,6 +34,7 @@ pub enum Input {
     Writer(LogBatch),
     Apply(ApplyInput),
     CheckpointDone(Option<LogIndex>),
+    Mended,
     Checkpoint(CheckpointInput),
     Transfer(TransferInput),
 }
@@ -43,7 +44,7 @@ impl Input {
         match self {
             Self::Log(_) => Stage::Log,
             Self::Writer(_) => Stage::Writer,
-            Self::Apply(_) | Self::CheckpointDone(_) => Stage::Apply,
+            Self::Apply(_) | Self::CheckpointDone(_) | Self::Mended => Stage::Apply,
             Self::Checkpoint(_) => Stage::Checkpoint,
             Self::Transfer(_) => Stage::Transfer,
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quorate_ids::MemberId;
 use quorate_member::RequestError;
 use quorate_member::core::{
-    ApplyOutput, CheckpointInput, CheckpointOutput, LeaseAnswer, LogInput, LogOutput, TransferInput,
+    ApplyOutput, CheckpointInput, CheckpointOutput, LeaseAnswer, LogInput, LogOutput, Mended, TransferInput,
     TransferOutput,
 };
 use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
@@ -163,7 +163,12 @@ impl World {
             LogOutput::RefuseRead { seq, error } => self.tell(member, at, seq, Delivery::Refused(error)),
             LogOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
             LogOutput::Status(status) => return self.status(member, status),
-            LogOutput::Members(_) | LogOutput::MayStop => {}
+            LogOutput::Members(list) => {
+                let me = super::member_id(member);
+                let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
+                self.hand(member, at, Input::Transfer(TransferInput::Peers(peers)));
+            }
+            LogOutput::MayStop => {}
             LogOutput::Removed => return self.member_failed(member, "it was removed from the cluster"),
         }
         Ok(())
@@ -239,6 +244,7 @@ impl World {
             match running.queues[Stage::Apply as usize].waiting.pop_front() {
                 Some(Input::Apply(input)) => stage.step(input),
                 Some(Input::CheckpointDone(durable)) => stage.checkpoint_done(durable),
+                Some(Input::Mended) => stage.mended(),
                 _ => break,
             }
         }
@@ -295,6 +301,10 @@ impl World {
             ApplyOutput::Hashed { index, hash } => {
                 self.hand(member, at, Input::Log(LogInput::Hashed { index, hash }))
             }
+            ApplyOutput::Mend(damaged) => {
+                self.count("record: damaged");
+                self.hand(member, at, Input::Transfer(TransferInput::Mend(damaged)));
+            }
             ApplyOutput::FrontTight(tight) => self.hand(member, at, Input::Log(LogInput::FrontTight(tight))),
             ApplyOutput::Expire { term, command } => {
                 self.hand(member, at, Input::Log(LogInput::Expire { term, command }));
@@ -331,8 +341,13 @@ impl World {
                 }
             }
         };
+        let damaged = stage.take_damaged();
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Checkpoint);
+        for damaged in damaged {
+            self.count("record: damaged");
+            self.hand(member, at, Input::Transfer(TransferInput::Mend(damaged)));
+        }
         match output {
             Some(CheckpointOutput::Durable { point, membership }) => {
                 self.count("checkpoint: durable");
@@ -387,6 +402,13 @@ impl World {
                     self.count("snapshot: fetched");
                     self.trace(|| format!("m{member} fetched the snapshot at {} from {from}", point.index));
                     self.hand(member, at, Input::Log(LogInput::SnapshotFetched { from, point, generation }));
+                }
+                TransferOutput::Mended { outcome, .. } => {
+                    self.count(match outcome {
+                        Mended::Done => "record: mended",
+                        Mended::Lost => "record: lost",
+                    });
+                    self.hand(member, at, Input::Mended);
                 }
                 TransferOutput::GaveUp { from, point } => {
                     self.count("snapshot: given up");
