@@ -303,24 +303,16 @@ fn join(config: &Config, incarnation: Incarnation) -> Result<Founding, StartErro
     Err(StartError::NoPeers { last })
 }
 
-/// Refuses a folder that another member of the cluster, or another cluster, left behind.
+/// Refuses a folder that another member of the cluster, or a member of another cluster, left behind.
 fn check_owner(config: &Config, stages: &Stages) -> Result<(), StartError> {
     let Some(owner) = stages.members.get(stages.identity.member) else { return Ok(()) };
-    let same = owner.name.is_empty() || owner.name == config.name;
-    let renamed = stages.members.iter().all(|member| member.name != config.name)
-        && owner.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url));
-    if same && owner.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url)) || renamed {
+    let taken = stages.members.iter().any(|member| member.id != owner.id && member.name == config.name);
+    let shares_url = owner.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url));
+    // A member whose addresses moved keeps its name, and so do the members around it.
+    let known = |name: &String| stages.members.iter().any(|member| member.name == *name);
+    let moved = owner.name == config.name && config.initial_cluster.iter().all(|(name, _)| known(name));
+    if !taken && (shares_url || moved) {
         return Ok(());
-    }
-    // A member whose addresses moved keeps its name.
-    if same && config.initial_cluster.iter().any(|(name, _)| *name == owner.name) && !owner.name.is_empty() {
-        let known_here = config
-            .initial_cluster
-            .iter()
-            .filter(|(name, _)| stages.members.iter().any(|member| member.name == *name));
-        if known_here.count() == config.initial_cluster.len() {
-            return Ok(());
-        }
     }
     Err(StartError::OtherMember {
         found_name: owner.name.clone(),
@@ -358,7 +350,7 @@ fn run(
         metrics,
         inbox,
         pool: Pool::start("quorate-read", READ_THREADS).map_err(io("starting the read threads"))?,
-        transfer: Arc::new(Inbox::new(usize::MAX)),
+        transfer: Arc::new(Inbox::new(INBOX_MAX)),
         sequence: AtomicU64::new(1),
         waiting: Mutex::new(Waiting::default()),
         status: RwLock::new(Status::default()),

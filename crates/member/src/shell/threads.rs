@@ -154,6 +154,12 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
             let _ = writer.send(batch);
         }
         LogOutput::Apply(input) => links.apply.report(ApplyNote::Input(input)),
+        LogOutput::Transfer(input @ TransferInput::Frame { .. }) => {
+            // What finds no room is asked for, or sent, again.
+            if links.transfer.push(input).is_err() {
+                tracing::debug!("the transfer stage is busy; a frame was dropped");
+            }
+        }
         LogOutput::Transfer(input) => links.transfer.report(input),
         LogOutput::Refuse { seq, error } => {
             shared.metrics.proposals_failed.inc();
