@@ -16,3 +16,10 @@ pub mod report;
 pub mod rng;
 pub mod workload;
 pub mod world;
+
+/// Runs a seed in the small world and, where nothing broke there, in the whole one.
+#[must_use]
+pub fn run_both(options: report::Options) -> report::Outcome {
+    let small = log_world::run(options);
+    if small.violation.is_some() { small } else { small.and(world::run(options)) }
+}

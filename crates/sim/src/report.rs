@@ -72,6 +72,34 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
 }
 
+impl Outcome {
+    /// This run and another of the same seed, as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for (kind, count) in other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        Self {
+            seed: self.seed,
+            violation: self.violation.or(other.violation),
+            events: self.events + other.events,
+            virtual_nanos: self.virtual_nanos + other.virtual_nanos,
+            hash: self.hash.rotate_left(1) ^ other.hash,
+            operations: self.operations + other.operations,
+            faults: self.faults,
+        }
+    }
+}
+
+/// The seeds that a list names: one a line, what it found after a `#`.
+///
+/// Panics on a line that is none: the list is part of the program.
+#[must_use]
+pub fn regressions(list: &str) -> Vec<u64> {
+    let lines = list.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a seed a line")).collect()
+}
+
 /// Sums over seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {

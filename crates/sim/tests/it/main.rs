@@ -1,0 +1,41 @@
+//! The simulator itself: seeds repeat bit for bit, and worlds without faults find nothing.
+
+use quorate_sim::report::{Options, Outcome, guarded, regressions};
+use quorate_sim::{log_world, world};
+
+fn run(world: fn(Options) -> Outcome, seed: u64) -> Outcome {
+    let outcome = guarded(Options { seed, ..Options::default() }, world);
+    assert_eq!(
+        outcome.violation, None,
+        "seed {seed}; replay: cargo run -p quorate-sim -- --seeds 1 --from {seed} --trace"
+    );
+    outcome
+}
+
+#[test]
+fn a_seed_of_the_small_world_repeats_bit_for_bit() {
+    for seed in 1..=6 {
+        let first = run(log_world::run, seed);
+        assert!(first.events > 100, "seed {seed} did next to nothing");
+        assert_eq!(first, run(log_world::run, seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_seed_of_the_whole_world_repeats_bit_for_bit() {
+    for seed in [2, 6] {
+        let first = run(world::run, seed);
+        assert!(first.events > 1_000, "seed {seed} did next to nothing");
+        assert_eq!(first, run(world::run, seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn two_seeds_differ() {
+    assert_ne!(run(log_world::run, 1).hash, run(log_world::run, 2).hash);
+}
+
+#[test]
+fn the_list_of_regressions_reads() {
+    assert!(regressions(include_str!("../../regressions.txt")).len() >= 6);
+}
