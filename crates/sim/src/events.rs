@@ -73,7 +73,7 @@ impl<E> Events<E> {
 
     /// `event` happens at `at`, or now where that has passed.
     pub fn at(&mut self, at: u64, event: E) {
-        let tie = self.rng.next();
+        let tie = self.rng.draw();
         self.seq += 1;
         self.queue.push(Reverse(Queued { at: at.max(self.now), tie, seq: self.seq, event }));
     }

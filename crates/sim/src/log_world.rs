@@ -376,7 +376,7 @@ impl LogWorld {
             heartbeat_ticks: 2,
             #[cfg(feature = "mutants")]
             mutant: self.options.mutant.of_consensus(),
-            ..Config::new(member_id(member), self.rng.next())
+            ..Config::new(member_id(member), self.rng.draw())
         };
         let consensus = Consensus::new(config, restored)
             .map_err(|error| WalError::InvalidConfig { what: error.to_string() })?;

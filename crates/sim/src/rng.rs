@@ -22,10 +22,10 @@ impl Rng {
 
     /// A stream of its own, which depends on this one's state and on `label`.
     pub fn fork(&mut self, label: u64) -> Self {
-        Self::new(self.next() ^ label.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self::new(self.draw() ^ label.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.state;
         let out = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
         let t = *b << 17;
@@ -41,7 +41,7 @@ impl Rng {
     /// A number below `end`, which must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "an empty range has no number");
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(end)) >> 64) as u64
     }
 
     /// A number in `[from, to]`.
@@ -66,7 +66,7 @@ impl Rng {
 
     /// An exponentially distributed number with this mean: waiting times.
     pub fn exponential(&mut self, mean: u64) -> u64 {
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let unit = (self.draw() >> 11) as f64 / (1u64 << 53) as f64;
         (-(1.0 - unit).ln() * mean as f64) as u64
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     fn one_seed_gives_one_stream_and_another_seed_another() {
         let draw = |seed| {
             let mut rng = Rng::new(seed);
-            (0..8).map(|_| rng.next()).collect::<Vec<_>>()
+            (0..8).map(|_| rng.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

@@ -205,7 +205,7 @@ impl Wishes {
         Wish::Command(Command::LeaseGrant { id, ttl_seconds: self.rng.between(1, 8) as i64 })
     }
 
-    pub fn next(&mut self) -> Wish {
+    pub fn draw(&mut self) -> Wish {
         let mix = self.mix;
         let mut at = self.rng.below(mix.total());
         let mut falls = |weight: u64| {

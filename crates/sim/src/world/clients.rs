@@ -110,7 +110,7 @@ impl World {
             self.events.after(10 * MILLI, Event::Client { client });
             return Ok(());
         }
-        let wish = this.wishes.next();
+        let wish = this.wishes.draw();
         this.operation += 1;
         let operation = this.operation;
         match wish {

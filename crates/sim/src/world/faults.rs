@@ -47,7 +47,7 @@ impl World {
             heartbeat_ticks: 1,
             #[cfg(feature = "mutants")]
             mutant: self.options.mutant.of_consensus(),
-            ..quorate_consensus::Config::new(member_id(member), self.rng.next())
+            ..quorate_consensus::Config::new(member_id(member), self.rng.draw())
         };
         let election_timeout_nanos = settings.tick_nanos * settings.election_ticks as u64;
         OpenConfig {
@@ -67,7 +67,7 @@ impl World {
             consensus,
             log_loop: LogLoopConfig {
                 identity: Self::identity(member),
-                start: self.rng.next().max(1),
+                start: self.rng.draw().max(1),
                 tick_nanos: settings.tick_nanos,
                 election_timeout_nanos,
                 proposals_max: 1024,
