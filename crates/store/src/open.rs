@@ -97,7 +97,9 @@ impl Store {
         if keeper.generation == generation {
             return Err(StoreError::Superseded { asked: generation, current: keeper.generation });
         }
-        if !self.pins().is_unpinned() {
+        // A later generation than this store's was received and never used: no reader can hold anything of it. Waiting
+        // for readers there would let a busy member never receive another snapshot.
+        if generation < keeper.generation && !self.pins().is_unpinned() {
             return Ok(false);
         }
         let folder = generation_folder(generation);
