@@ -1,103 +1,165 @@
 //! Third-party clients, fetched from the registries that this machine's own tools are set up for.
 //!
-//! Invariants: everything lands under the target folder; a client is missing only where its toolchain is. Where the
-//! toolchain is there, a client that can't be had is an error in CI, and elsewhere too: a skipped test must be visible.
+//! Invariants: everything lands under the target folder, caches included. A client is missing only where its
+//! toolchain is or where it could not be fetched; in CI the second is an error, elsewhere a skip that is listed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::command::{is_there, output, root, run};
+use crate::command::{Job, in_ci, is_there, output, root};
 
 pub enum Client {
     At(PathBuf),
-    /// The machine lacks what the client needs.
-    NoToolchain(String),
+    /// Not to be had here, for this reason.
+    Missing(String),
+}
+
+/// A way to get one client.
+pub struct Source {
+    /// What the scenarios' program calls it.
+    pub flag: &'static str,
+    name: &'static str,
+    /// What the machine lacks, if anything.
+    lacks: fn() -> Option<String>,
+    fetch: fn(&mut Job, &Path) -> anyhow::Result<PathBuf>,
+}
+
+pub const SOURCES: &[Source] = &[
+    Source { flag: "--etcdctl", name: "etcdctl", lacks: no_debian, fetch: etcdctl },
+    Source { flag: "--python", name: "python etcd3", lacks: no_python, fetch: python },
+    Source { flag: "--go", name: "go clientv3", lacks: no_go, fetch: go },
+];
+
+impl Source {
+    /// Gets the client, into a folder of its own under `scratch`.
+    pub fn get(&self, job: &mut Job, scratch: &Path) -> anyhow::Result<Client> {
+        const TRIES: u32 = 3;
+        const PAUSE: Duration = Duration::from_secs(5);
+        if let Some(what) = (self.lacks)() {
+            return Ok(Client::Missing(format!("{}: {what}", self.name)));
+        }
+        let mut tries = 1;
+        loop {
+            let error = match (self.fetch)(job, scratch) {
+                Ok(path) => return Ok(Client::At(path)),
+                Err(error) => error.context(format!("{} cannot be fetched", self.name)),
+            };
+            job.note(&format!("{error:#} (try {tries} of {TRIES})"))?;
+            if tries == TRIES {
+                return if in_ci() { Err(error) } else { Ok(Client::Missing(format!("{error:#}"))) };
+            }
+            tries += 1;
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn no_debian() -> Option<String> {
+    let there = is_there("apt-get") && is_there("dpkg-deb");
+    (!there).then(|| "this is no Debian (no apt-get)".to_owned())
 }
 
 /// Debian's etcdctl.
-pub fn etcdctl(scratch: &Path) -> anyhow::Result<Client> {
+fn etcdctl(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     let folder = scratch.join("etcdctl");
     let program = folder.join("usr/bin/etcdctl");
     if program.is_file() {
-        return Ok(Client::At(program));
+        return Ok(program);
     }
-    if !is_there("apt-get") || !is_there("dpkg-deb") {
-        return Ok(Client::NoToolchain("etcdctl: this is no Debian (no apt-get)".to_owned()));
-    }
-    let packages = scratch.join("packages");
+    let apt = scratch.join("apt");
+    let packages = apt.join("packages");
+    let _ = std::fs::remove_dir_all(&packages);
     std::fs::create_dir_all(&packages)?;
-    std::fs::create_dir_all(&folder)?;
-    if download(&packages, &[]).is_err() {
-        // The machine has no package lists: fetch them into a folder of our own.
-        let private = private_lists(&scratch.join("apt"))?;
-        run(Command::new("apt-get").args(&private).arg("update"))?;
-        download(&packages, &private)?;
-    }
+    let options = private_lists(&apt)?;
+    job.run(Command::new("apt-get").args(&options).args(["-q", "update"]))?;
+    job.run(Command::new("apt-get").current_dir(&packages).args(&options).args([
+        "-q",
+        "download",
+        "etcd-client",
+    ]))?;
     let package = std::fs::read_dir(&packages)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get download left no package")?;
-    run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&folder))?;
-    Ok(Client::At(program))
+    job.run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&folder))?;
+    anyhow::ensure!(program.is_file(), "the package holds no {}", program.display());
+    Ok(program)
 }
 
-fn download(into: &Path, options: &[String]) -> anyhow::Result<()> {
-    run(Command::new("apt-get").current_dir(into).args(options).args(["download", "etcd-client"]))
-}
-
-/// Options that keep apt's lists and caches in `folder`.
+/// Options that keep apt's lists and caches in `folder`, which the machine's own may lack or hold too old.
 fn private_lists(folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut options = Vec::new();
-    for (option, name) in [("Dir::State::lists", "lists"), ("Dir::Cache", "cache")] {
+    for (option, name, part) in
+        [("Dir::State::lists", "lists", "partial"), ("Dir::Cache", "cache", "archives/partial")]
+    {
         let path = folder.join(name);
-        std::fs::create_dir_all(path.join("partial"))?;
-        std::fs::create_dir_all(path.join("archives/partial"))?;
+        std::fs::create_dir_all(path.join(part))?;
         options.extend(["-o".to_owned(), format!("{option}={}", path.display())]);
+    }
+    // The user that apt changes to, where it runs as root, may not reach our folder. Descriptions are of no use here.
+    for option in ["APT::Sandbox::User=root", "Acquire::Languages=none", "APT::Update::Error-Mode=any"] {
+        options.extend(["-o".to_owned(), option.to_owned()]);
     }
     Ok(options)
 }
 
-/// A Python interpreter with `etcd3` and the protobuf that it needs.
-pub fn python(scratch: &Path) -> anyhow::Result<Client> {
+fn no_python() -> Option<String> {
     if !is_there("python3") {
-        return Ok(Client::NoToolchain("python etcd3: no python3".to_owned()));
+        return Some("no python3".to_owned());
     }
+    let venv = output(Command::new("python3").args(["-c", "import venv, ensurepip"]));
+    venv.err().map(|_| "python3 has no venv".to_owned())
+}
+
+/// A Python interpreter with `etcd3` and the protobuf that it needs.
+fn python(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     let folder = scratch.join("python");
     let interpreter = folder.join("bin/python3");
-    let usable = |interpreter: &Path| output(Command::new(interpreter).args(["-c", "import etcd3"])).is_ok();
-    if interpreter.exists() && usable(&interpreter) {
-        return Ok(Client::At(interpreter));
+    let usable = |interpreter: &Path| output(Command::new(interpreter).args(["-c", "import etcd3"]));
+    if interpreter.exists() && usable(&interpreter).is_ok() {
+        return Ok(interpreter);
     }
-    if output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_err() {
-        return Ok(Client::NoToolchain("python etcd3: python3 has no venv".to_owned()));
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    job.run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
     let requirements = root().join("interop/python/requirements.txt");
-    run(Command::new(&interpreter).args(["-m", "pip", "install", "-q", "-r"]).arg(requirements))?;
-    anyhow::ensure!(usable(&interpreter), "etcd3 was installed but can't be imported");
-    Ok(Client::At(interpreter))
+    job.run(
+        Command::new(&interpreter)
+            .env("PIP_CACHE_DIR", scratch.join("pip"))
+            .args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"])
+            .arg(requirements),
+    )?;
+    usable(&interpreter).context("etcd3 was installed but cannot be imported")?;
+    Ok(interpreter)
+}
+
+fn no_go() -> Option<String> {
+    (!is_there("go")).then(|| "no go".to_owned())
 }
 
 /// The program of `interop/go`, which uses etcd's own Go client.
-pub fn go(scratch: &Path) -> anyhow::Result<Client> {
-    if !is_there("go") {
-        return Ok(Client::NoToolchain("go clientv3: no go".to_owned()));
-    }
+fn go(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     let folder = scratch.join("go");
     let program = folder.join("client");
-    let mut command = Command::new("go");
-    command
-        .current_dir(root().join("interop/go"))
-        .env("GOPATH", folder.join("path"))
-        .env("GOCACHE", folder.join("cache"))
-        .env("GOFLAGS", "-mod=readonly -modcacherw")
-        .env("GOTOOLCHAIN", "local")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(".");
-    run(&mut command)?;
-    Ok(Client::At(program))
+    // Go notes things about itself under XDG_CONFIG_HOME, and reads the machine's settings from there.
+    let settings = output(Command::new("go").args(["env", "GOENV"]))?;
+    job.run(
+        Command::new("go")
+            .current_dir(root().join("interop/go"))
+            .env("GOENV", settings)
+            .env("XDG_CONFIG_HOME", folder.join("config"))
+            .env("GOPATH", folder.join("path"))
+            .env("GOMODCACHE", folder.join("modules"))
+            .env("GOCACHE", folder.join("cache"))
+            .env("GOFLAGS", "-mod=readonly -modcacherw")
+            .env("GOTOOLCHAIN", "local")
+            .env("GOWORK", "off")
+            .env("CGO_ENABLED", "0")
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg("."),
+    )?;
+    Ok(program)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask`: the project's own tasks.
 //!
 //! Invariants: nothing is written outside the target folder, nothing needs more rights than a build; a step that did
-//! not run is never counted as passed.
+//! not run is never counted as passed; no process outlives its step.
 
 #![forbid(unsafe_code)]
 
@@ -9,20 +9,24 @@ mod clients;
 mod command;
 mod steps;
 
-use std::process::ExitCode;
-use std::time::Instant;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
-use steps::{Outcome, STEPS, Seeds, Step};
+use command::{Job, cargo, cpu_time};
+use steps::{Outcome, STEPS, Step};
 
 const USAGE: &str = "\
 Usage: cargo xtask TASK
 
 Tasks:
-  test [--only STEP]                run the steps below in order; stop at the first that fails
-  sim [--seeds N] [--from SEED]     run the simulator on N seeds, from SEED on
-  deny                              check licences, bans and sources of all dependencies
-  steps                             list the steps of 'test'
+  test [--only STEP]    run the steps below in order; stop at the first that fails
+  sim [OPTIONS]         run the simulator; 'cargo xtask sim --help' lists its options
+  deny                  check licences, bans and sources of all dependencies
+  steps                 list the steps of 'test'
 ";
+
+/// How much of a failed step's log is shown.
+const TAIL_LINES: usize = 150;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,18 +43,15 @@ fn main() -> ExitCode {
 
 fn run(words: &[&str]) -> anyhow::Result<bool> {
     match words {
-        ["test"] => Ok(test(STEPS)),
+        ["test"] => test(STEPS),
         ["test", "--only", name] => {
             let step = STEPS.iter().find(|step| step.name == *name);
             let step =
                 step.ok_or_else(|| anyhow::anyhow!("there is no step {name:?}; see 'cargo xtask steps'"))?;
-            Ok(test(std::slice::from_ref(step)))
+            test(std::slice::from_ref(step))
         }
-        ["sim", options @ ..] => {
-            let seeds = sim_options(options)?;
-            Ok(matches!(steps::simulate(seeds), Ok(Outcome::Passed)))
-        }
-        ["deny"] => Ok(test(&[steps::DENY])),
+        ["sim", options @ ..] => simulate(options),
+        ["deny"] => test(&[steps::DENY]),
         ["steps"] => {
             for step in STEPS {
                 println!("{:<12} {}", step.name, step.what);
@@ -65,54 +66,58 @@ fn run(words: &[&str]) -> anyhow::Result<bool> {
     }
 }
 
-fn sim_options(options: &[&str]) -> anyhow::Result<Seeds> {
-    let mut seeds = Seeds::default();
-    let mut rest = options.iter();
-    while let Some(flag) = rest.next() {
-        let value = rest.next().ok_or_else(|| anyhow::anyhow!("{flag} needs a value"))?.parse()?;
-        match *flag {
-            "--seeds" => seeds.count = value,
-            "--from" => seeds.from = value,
-            other => anyhow::bail!("{other:?} is no option of sim"),
-        }
+/// Runs the simulator alone, with what it prints shown as it comes. A planted bug needs a build that has some.
+fn simulate(options: &[&str]) -> anyhow::Result<bool> {
+    let mut command = cargo(&["run", "-q", "--profile=checked", "-pquorate-sim"]);
+    if options.contains(&"--mutant") {
+        command.arg("--features=mutants");
     }
-    Ok(seeds)
+    Ok(command.arg("--").args(options).stdin(Stdio::null()).status()?.success())
 }
 
 /// Runs steps in order, up to the first failure; prints how each went, and closes with the counts.
-fn test(steps: &[Step]) -> bool {
+fn test(steps: &[Step]) -> anyhow::Result<bool> {
+    command::end_commands_with_us()?;
     let start = Instant::now();
-    let mut lines = Vec::new();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for step in steps {
-        println!("\n==> {}: {}", step.name, step.what);
-        let step_start = Instant::now();
-        let outcome = (step.run)();
-        let seconds = step_start.elapsed().as_secs_f64();
+        let mut job = Job::open(step.name)?;
+        println!("==> {}: {}", step.name, step.what);
+        let (step_start, cpu_start) = (Instant::now(), cpu_time());
+        let outcome = (step.run)(&mut job);
+        let time = time(step_start.elapsed(), cpu_start);
         match outcome {
-            Ok(Outcome::Passed) => {
+            Ok(Outcome::Passed(what)) => {
                 passed += 1;
-                lines.push(format!("passed   {:<12} {seconds:>7.1} s", step.name));
+                println!("    passed   {time}  {what}");
             }
             Ok(Outcome::Skipped(why)) => {
                 skipped += 1;
-                lines.push(format!("skipped  {:<12} {why}", step.name));
+                println!("    skipped  {why}");
             }
             Err(error) => {
                 failed += 1;
-                lines.push(format!("FAILED   {:<12} {seconds:>7.1} s  {error:#}", step.name));
+                println!("    FAILED   {time}  {error:#}");
+                println!("---- the end of {}", job.log_path().display());
+                println!("{}", job.tail(TAIL_LINES));
+                println!("----");
                 break;
             }
         }
     }
-    println!("\nSteps, {:.0} s in all:", start.elapsed().as_secs_f64());
-    for line in &lines {
-        println!("  {line}");
-    }
-    let not_run = steps.len() - lines.len();
+    let not_run = steps.len() - passed - failed - skipped;
     if not_run > 0 {
-        println!("  {not_run} more did not run");
+        println!("{not_run} more steps did not run");
     }
+    println!("{} in all", time(start.elapsed(), Some(Duration::ZERO)));
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    failed == 0 && passed > 0
+    Ok(failed == 0 && passed > 0)
+}
+
+/// A step's time, and that of the processors, which on a busy machine says more.
+fn time(elapsed: Duration, cpu_start: Option<Duration>) -> String {
+    let cpu = cpu_time()
+        .zip(cpu_start)
+        .map(|(now, start)| format!(", {:.0} s of CPU", (now - start).as_secs_f64()));
+    format!("{:.0} s{}", elapsed.as_secs_f64(), cpu.unwrap_or_default())
 }

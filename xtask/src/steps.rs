@@ -2,12 +2,13 @@
 
 use std::process::Command;
 
-use crate::clients::{self, Client};
-use crate::command::{cargo, is_there, output, root, run, target};
+use crate::clients::{Client, SOURCES};
+use crate::command::{Job, cargo, is_there, output, root, target};
 
 /// How a step ended, if not in failure.
 pub enum Outcome {
-    Passed,
+    /// What there is to say of it, if anything.
+    Passed(String),
     /// Did not run, for this reason.
     Skipped(String),
 }
@@ -15,7 +16,7 @@ pub enum Outcome {
 pub struct Step {
     pub name: &'static str,
     pub what: &'static str,
-    pub run: fn() -> anyhow::Result<Outcome>,
+    pub run: fn(&mut Job) -> anyhow::Result<Outcome>,
 }
 
 pub const DENY: Step =
@@ -23,11 +24,11 @@ pub const DENY: Step =
 
 pub const STEPS: &[Step] = &[
     Step { name: "fmt", what: "the formatter has nothing to change", run: check_format },
-    Step { name: "clippy", what: "lints, warnings are errors", run: lint },
-    Step { name: "unit", what: "unit and integration tests of the workspace", run: unit_tests },
+    Step { name: "clippy", what: "lints of all code, warnings are errors", run: lint },
+    Step { name: "unit", what: "tests of the workspace, doc tests included", run: unit_tests },
     Step {
         name: "sim",
-        what: "the simulator: fixed seeds, and seeds that come from the commit",
+        what: "the simulator: seeds that once failed, fixed seeds, and seeds that come from the commit",
         run: simulator,
     },
     Step { name: "mutants", what: "the simulator finds each planted bug", run: mutants },
@@ -45,60 +46,74 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// What the optimised builds of tests use: release, with every assertion on.
-const CHECKED: &[&str] = &["--profile", "checked"];
+const CHECKED: &str = "--profile=checked";
+/// What is built in that profile. Named together each time, so that no dependency is built twice with other features.
+const CHECKED_PACKAGES: [&str; 3] = ["-pquorate-cli", "-pquorate-interop", "-pquorate-sim"];
+/// The test binary of the command line; it runs optimised, and therefore not among the unit tests.
+const PROCESS_TESTS: &str = "quorate-cli";
 
-fn check_format() -> anyhow::Result<Outcome> {
-    run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    Ok(Outcome::Passed)
+fn check_format(job: &mut Job) -> anyhow::Result<Outcome> {
+    job.run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    Ok(Outcome::Passed(String::new()))
 }
 
-fn lint() -> anyhow::Result<Outcome> {
-    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    Ok(Outcome::Passed)
+fn lint(job: &mut Job) -> anyhow::Result<Outcome> {
+    job.run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    Ok(Outcome::Passed(String::new()))
 }
 
-fn unit_tests() -> anyhow::Result<Outcome> {
-    run(&mut cargo(&["test", "--workspace"]))?;
-    Ok(Outcome::Passed)
+fn unit_tests(job: &mut Job) -> anyhow::Result<Outcome> {
+    job.run(&mut cargo(&["test", "--workspace", "--exclude", PROCESS_TESTS]))?;
+    counted(job)
 }
 
-/// Seeds for the simulator.
-#[derive(Clone, Copy, Debug)]
-pub struct Seeds {
-    pub count: u64,
-    pub from: u64,
-}
-
-impl Default for Seeds {
-    fn default() -> Self {
-        Self { count: 100, from: 1 }
+/// Adds up what the test runners in the log say; a run without tests has failed.
+fn counted(job: &Job) -> anyhow::Result<Outcome> {
+    let (mut passed, mut ignored) = (0_u64, 0_u64);
+    // test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+    for line in job.text().lines().filter_map(|line| line.strip_prefix("test result: ok. ")) {
+        for part in line.split("; ") {
+            match part.split_once(' ') {
+                Some((number, "passed")) => passed += number.parse::<u64>()?,
+                Some((number, "ignored")) => ignored += number.parse::<u64>()?,
+                _ => {}
+            }
+        }
     }
+    anyhow::ensure!(passed > 0, "no test ran");
+    let ignored = if ignored > 0 { format!(", {ignored} ignored") } else { String::new() };
+    Ok(Outcome::Passed(format!("{passed} tests{ignored}")))
 }
 
-/// Runs the simulator on `seeds`.
-pub fn simulate(seeds: Seeds) -> anyhow::Result<Outcome> {
-    let (count, from) = (seeds.count.to_string(), seeds.from.to_string());
-    let mut command = cargo(&["run", "-q", "-p", "quorate-sim"]);
-    run(command.args(CHECKED).args(["--", "--seeds", &count, "--from", &from]))?;
-    Ok(Outcome::Passed)
+/// A cargo command for `targets` of the packages that are tested optimised.
+fn checked(task: &str, targets: &[&str]) -> Command {
+    let mut command = cargo(&[task, CHECKED]);
+    command.args(CHECKED_PACKAGES).args(targets);
+    command
 }
 
-fn simulator() -> anyhow::Result<Outcome> {
+fn build_checked(job: &mut Job) -> anyhow::Result<()> {
+    job.run(&mut checked("build", &["--bins"]))
+}
+
+/// A program of the optimised build.
+fn program(name: &str) -> Command {
+    let mut command = Command::new(target().join("checked").join(name));
+    command.current_dir(root());
+    command
+}
+
+fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
+    const SEEDS_FIXED: u64 = 100;
     const SEEDS_OF_THE_COMMIT: u64 = 100;
-    simulate(Seeds::default())?;
-    simulate(Seeds { count: SEEDS_OF_THE_COMMIT, from: seed_of_the_commit() })
-}
-
-const MUTANTS: &[&str] = &["skip-sync", "commit-without-quorum", "forget-vote"];
-
-/// Bugs that normal builds do not have; a simulator that misses one could not be believed about the others.
-fn mutants() -> anyhow::Result<Outcome> {
-    const SEEDS_MAX: &str = "1000";
-    for mutant in MUTANTS {
-        let mut command = cargo(&["run", "-q", "-p", "quorate-sim", "--features", "mutants"]);
-        run(command.args(CHECKED).args(["--", "--mutant", mutant, "--seeds", SEEDS_MAX]))?;
+    build_checked(job)?;
+    for (count, from) in [(SEEDS_FIXED, 1), (SEEDS_OF_THE_COMMIT, seed_of_the_commit())] {
+        let (count, from) = (count.to_string(), from.to_string());
+        job.run(program("quorate-sim").args(["--seeds", &count, "--from", &from]))?;
     }
-    Ok(Outcome::Passed)
+    let tables: Vec<String> =
+        job.text().lines().filter(|line| line.contains(" seeds")).map(str::to_owned).collect();
+    Ok(Outcome::Passed(tables.join("; ")))
 }
 
 /// A seed that differs from commit to commit, so that new ground is covered, and that can be told from the commit.
@@ -109,46 +124,56 @@ fn seed_of_the_commit() -> u64 {
     head.get(..DIGITS).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(1)
 }
 
-fn processes() -> anyhow::Result<Outcome> {
-    run(cargo(&["test", "-p", "quorate-cli", "--test", "it"]).args(CHECKED))?;
-    Ok(Outcome::Passed)
+const MUTANTS: &[&str] = &["skip-sync", "commit-without-quorum", "forget-vote"];
+
+/// Bugs that normal builds do not have; a simulator that misses one could not be believed about the others.
+fn mutants(job: &mut Job) -> anyhow::Result<Outcome> {
+    const SEEDS_MAX: &str = "1000";
+    // Only the simulator is built with bugs to plant; the step that wants it without builds it before each use.
+    job.run(&mut checked("build", &["--bin=quorate-sim", "--features=quorate-sim/mutants"]))?;
+    for mutant in MUTANTS {
+        job.run(program("quorate-sim").args(["--mutant", mutant, "--seeds", SEEDS_MAX]))?;
+    }
+    Ok(Outcome::Passed(format!("{} planted bugs found", MUTANTS.len())))
 }
 
-fn clients() -> anyhow::Result<Outcome> {
+fn processes(job: &mut Job) -> anyhow::Result<Outcome> {
+    job.run(&mut cargo(&["test", CHECKED, "-p", PROCESS_TESTS]))?;
+    counted(job)
+}
+
+fn clients(job: &mut Job) -> anyhow::Result<Outcome> {
     let scratch = target().join("interop");
     std::fs::create_dir_all(&scratch)?;
-    let mut arguments = vec![
-        "--binary".to_owned(),
-        target().join("checked/quorate").display().to_string(),
-        "--folder".to_owned(),
-        scratch.join("scratch").display().to_string(),
-    ];
     let mut missing = Vec::new();
-    for (flag, client) in [
-        ("--etcdctl", clients::etcdctl(&scratch)?),
-        ("--python", clients::python(&scratch)?),
-        ("--go", clients::go(&scratch)?),
-    ] {
-        match client {
-            Client::At(path) => arguments.extend([flag.to_owned(), path.display().to_string()]),
-            Client::NoToolchain(why) => {
-                println!("skipped: {why}");
+    let mut command = program("quorate-interop");
+    command.arg("--binary").arg(target().join("checked/quorate"));
+    command.arg("--folder").arg(scratch.join("scratch"));
+    for source in SOURCES {
+        match source.get(job, &scratch)? {
+            Client::At(path) => {
+                command.arg(source.flag).arg(path);
+            }
+            Client::Missing(why) => {
+                job.note(&format!("skipped: {why}"))?;
                 missing.push(why);
             }
         }
     }
-    if arguments.len() == 4 {
+    if missing.len() == SOURCES.len() {
         return Ok(Outcome::Skipped(missing.join("; ")));
     }
-    run(cargo(&["build", "-p", "quorate-cli", "-p", "quorate-interop"]).args(CHECKED))?;
-    run(Command::new(target().join("checked/quorate-interop")).current_dir(root()).args(&arguments))?;
-    Ok(Outcome::Passed)
+    build_checked(job)?;
+    job.run(&mut command)?;
+    missing.iter_mut().for_each(|why| why.insert_str(0, "without "));
+    missing.insert(0, job.tail(1));
+    Ok(Outcome::Passed(missing.join("; ")))
 }
 
-fn check_dependencies() -> anyhow::Result<Outcome> {
+fn check_dependencies(job: &mut Job) -> anyhow::Result<Outcome> {
     if !is_there("cargo-deny") {
         return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
     }
-    run(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
-    Ok(Outcome::Passed)
+    job.run(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    Ok(Outcome::Passed(String::new()))
 }
