@@ -7,6 +7,7 @@
 mod book;
 mod inbox;
 mod pool;
+mod reachability;
 mod start;
 mod threads;
 mod transport;
