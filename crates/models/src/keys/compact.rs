@@ -11,6 +11,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use quorate_ids::Revision;
 use quorate_store::Tables;
 
 use super::apply::Keys;
@@ -62,6 +63,12 @@ impl Physical {
         }
         tables.put(KEYS_LOCAL, LOCAL_PASS, scratch, None);
     }
+}
+
+/// The compacted revision up to which this member has forgotten all that may be forgotten.
+#[must_use]
+pub fn forgotten_revision(tables: &Tables) -> Revision {
+    Revision(Physical::open(tables).done)
 }
 
 /// A change that the pass looks at.

@@ -14,6 +14,7 @@ mod lease_clock;
 mod leases;
 mod ops;
 mod query;
+mod read_txn;
 mod reply;
 mod rows;
 mod txn;
@@ -28,6 +29,7 @@ pub use command::{
     Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
+pub use compact::forgotten_revision;
 pub use hash::{HashScan, KeysHash, hash_kv};
 pub use history::{HistoryResume, history_slice, load_previous};
 pub use lease_clock::LeaseClock;
@@ -35,6 +37,7 @@ pub use leases::{Lease, alarms, lease, lease_keys, leases};
 pub use query::{
     Progress, RANGE_SLICE_KEYS, RangeResume, finish_range, load_value, range, range_slice, resolve_revision,
 };
+pub use read_txn::{ReadStep, ReadTxn};
 pub use reply::{
     DeleteReply, Event, EventKind, KeyMeta, KeyValue, KeysError, OpReply, PutReply, RangeReply, Reply,
     TxnReply, Value,

@@ -52,7 +52,7 @@ fn choose(tables: &Tables, txn: &Txn, loaded: &Loaded, path: &mut Vec<bool>) -> 
     Ok(())
 }
 
-fn branch(txn: &Txn, succeeded: bool) -> &[Op] {
+pub(super) fn branch(txn: &Txn, succeeded: bool) -> &[Op] {
     if succeeded { &txn.success } else { &txn.failure }
 }
 
@@ -94,21 +94,29 @@ fn compare_holds(tables: &Tables, compare: &Compare, loaded: &Loaded, need: &mut
                 // A body that is none holds no value: the store's checksums rule that out.
                 value_of_body(&body).map(|(_, value)| value.cmp(wanted)).expect("a version's body parses")
             }
-            target => number(&row.meta(), target).0.cmp(&number(&row.meta(), target).1),
+            target => {
+                all = holds_for_number(compare.op, &row.meta(), target);
+                return if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            }
         };
         all = satisfies(compare.op, ordering);
         if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    if any {
-        return all;
-    }
+    if any { all } else { holds_for_nothing(compare) }
+}
+
+/// Whether a compare holds for a range without keys.
+pub(super) fn holds_for_nothing(compare: &Compare) -> bool {
     match &compare.target {
         CompareTarget::Value(_) => false,
-        target => {
-            let (zero, wanted) = number(&KeyMeta::default(), target);
-            satisfies(compare.op, zero.cmp(&wanted))
-        }
+        target => holds_for_number(compare.op, &KeyMeta::default(), target),
     }
+}
+
+/// Whether a version fulfils a compare of anything but its value.
+pub(super) fn holds_for_number(op: CompareOp, meta: &KeyMeta, target: &CompareTarget) -> bool {
+    let (has, wanted) = number(meta, target);
+    satisfies(op, has.cmp(&wanted))
 }
 
 /// What a version has for a target, and what is wanted.
@@ -122,7 +130,7 @@ fn number(meta: &KeyMeta, target: &CompareTarget) -> (i64, i64) {
     }
 }
 
-fn satisfies(op: CompareOp, ordering: std::cmp::Ordering) -> bool {
+pub(super) fn satisfies(op: CompareOp, ordering: std::cmp::Ordering) -> bool {
     match op {
         CompareOp::Equal => ordering.is_eq(),
         CompareOp::Greater => ordering.is_gt(),

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_ids::{Revision, Term};
 use quorate_models::keys::{
-    self, Command, Compare, CompareOp, CompareTarget, DeleteRange, Event, HistoryResume, KeyValue, Keys, Op,
-    OpReply, Progress, Put, RangeEnd, RangeQuery, RangeReply, RangeResume, Reply, SortOrder, SortTarget, Txn,
-    TxnReply, finish_range, history_slice, load_value, range_slice,
+    self, Command, Compare, CompareOp, CompareTarget, DeleteRange, Event, HistoryResume, KeyValue, Keys,
+    KeysError, Op, OpReply, Progress, Put, RangeEnd, RangeQuery, RangeReply, RangeResume, ReadStep, ReadTxn,
+    Reply, SortOrder, SortTarget, Txn, TxnReply, finish_range, history_slice, load_value, range_slice,
 };
 use quorate_store::Store;
 
@@ -27,6 +27,8 @@ pub enum Doing {
     /// Bodies move.
     Rewrite,
     Read(RangeQuery, u64),
+    /// A transaction that only reads, beside the log.
+    ReadTxn(Txn),
 }
 
 fn key() -> impl Strategy<Value = Bytes> {
@@ -106,14 +108,20 @@ fn compare() -> impl Strategy<Value = Compare> {
     (key(), end(), op, target).prop_map(|(key, end, op, target)| Compare { key, end, op, target })
 }
 
+fn range_op() -> impl Strategy<Value = Op> {
+    (query(), prop_oneof![3 => Just(0u64), 1 => 0..30u64])
+        .prop_map(|(query, revision)| Op::Range(RangeQuery { revision: Revision(revision), ..query }))
+}
+
 fn txn() -> impl Strategy<Value = Txn> {
-    let past = (query(), prop_oneof![3 => Just(0u64), 1 => 0..30u64])
-        .prop_map(|(query, revision)| RangeQuery { revision: Revision(revision), ..query });
-    let leaf = prop_oneof![
+    txn_of(prop_oneof![
         3 => put().prop_map(Op::Put),
         1 => delete().prop_map(Op::DeleteRange),
-        1 => past.prop_map(Op::Range)
-    ];
+        1 => range_op()
+    ])
+}
+
+fn txn_of(leaf: impl Strategy<Value = Op> + 'static) -> impl Strategy<Value = Txn> {
     let of = |op: BoxedStrategy<Op>| {
         (
             prop::collection::vec(compare(), 0..3),
@@ -152,6 +160,7 @@ pub fn doing() -> impl Strategy<Value = Doing> {
         1 => Just(Doing::Checkpoint),
         1 => Just(Doing::Rewrite),
         3 => (query(), 0..8u64).prop_map(|(query, back)| Doing::Read(query, back)),
+        3 => txn_of(range_op()).prop_map(Doing::ReadTxn),
     ]
 }
 
@@ -217,6 +226,42 @@ fn range_slowly(store: &Store, query: &RangeQuery, at: Revision, budget: usize) 
         .expect("values")
 }
 
+/// A read-only transaction beside the log, in slices; `between` runs between them.
+pub fn read_txn_slowly(
+    store: &Store,
+    txn: &Txn,
+    budget: usize,
+    between: &mut dyn FnMut(),
+) -> Result<TxnReply, KeysError> {
+    let mut reading = ReadTxn::start(&store.read(), txn);
+    loop {
+        let step = reading.step(&store.read(), budget)?;
+        match step {
+            ReadStep::Done(reply) => return Ok(reply),
+            ReadStep::More => {}
+            ReadStep::Need(bodies) => {
+                assert!(!bodies.is_empty(), "a need names bodies");
+                for at in bodies {
+                    reading.loaded(at, store.load(at).expect("a body"));
+                }
+            }
+        }
+        between();
+    }
+}
+
+/// It answers what the command in the log would answer.
+fn check_read_txn(machine: &Machine, reference: &Reference, txn: &Txn) {
+    let wanted = reference.clone().apply(&Command::Txn(txn.clone()), machine.term);
+    for budget in [1, 2, 1000] {
+        let answered = match read_txn_slowly(&machine.store, txn, budget, &mut || {}) {
+            Ok(reply) => txn_answer(&machine.store, &reply),
+            Err(_) => Answer::Refused(reference.revision()),
+        };
+        assert_eq!(answered, wanted, "{txn:?} in slices of {budget}");
+    }
+}
+
 fn check_history(machine: &Machine, reference: &Reference, budget: usize) {
     let from = reference.compacted.max(2);
     let tables = machine.store.read();
@@ -274,6 +319,7 @@ pub fn check(doings: Vec<Doing>) {
             Doing::Reopen => machine.keys = Keys::open(&machine.store.read()),
             Doing::Checkpoint => machine.checkpoint(),
             Doing::Rewrite => machine.rewrite(),
+            Doing::ReadTxn(txn) => check_read_txn(&machine, &reference, &txn),
             Doing::Read(query, back) => {
                 let at = Revision(reference.revision().saturating_sub(back).max(1).max(reference.compacted));
                 let query = RangeQuery { revision: at, ..query };
