@@ -1,0 +1,160 @@
+//! The side that is connected to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::server::TlsStream;
+
+use crate::allowed::{Allowed, AllowedClients};
+use crate::explain::Names;
+use crate::pem::{self, Validity};
+use crate::reload::Reloading;
+use crate::{HandshakeError, Identity, Port, Settings, TlsError, provider};
+
+/// What a refused side may still send: pieces, and time.
+const LINGER_READS_MAX: usize = 64;
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Makes TLS connections of those that a port accepted.
+pub struct Acceptor {
+    config: Reloading<ServerConfig>,
+    names: Names,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Acceptor").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    /// An acceptor that shows `identity`, and offers the protocols `alpn`, best first.
+    pub fn new(
+        port: Port,
+        settings: &Settings,
+        identity: &Identity,
+        alpn: &[&[u8]],
+    ) -> Result<Self, TlsError> {
+        let demands = settings.demands_certificates();
+        let mut files = identity.paths();
+        let ca = settings.trusted_ca_file.clone().filter(|_| demands);
+        files.extend(ca.clone());
+        let names = Names {
+            ca: ca.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            own: identity.shown(),
+            demanding: if settings.client_cert_auth {
+                port.demanding()
+            } else {
+                port.setting("trusted-ca-file")
+            },
+        };
+        let (settings, identity) = (settings.clone(), identity.clone());
+        let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.to_vec()).collect();
+        let make = move || server_config(port, &settings, &identity, &alpn);
+        Ok(Self { config: Reloading::new(files, make)?, names })
+    }
+
+    /// The handshake, which may take as long as `within`. Who is refused is told why before the connection ends.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        within: Duration,
+    ) -> Result<TlsStream<S>, HandshakeError> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.config.current());
+        match tokio::time::timeout(within, acceptor.accept(stream).into_fallible()).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err((error, stream))) => {
+                linger(stream).await;
+                Err(self.names.handshake(&error))
+            }
+            Err(_) => Err(HandshakeError::Timeout(within)),
+        }
+    }
+}
+
+/// Ends a connection whose handshake failed, and takes what the other side still sends, within bounds: closing on
+/// unread bytes would reset the connection and could cost the other side the reason.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut sent = [0; 1024];
+        for _ in 0..LINGER_READS_MAX {
+            if stream.read(&mut sent).await? == 0 {
+                break;
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // What fails here, or takes long, is a connection that is over.
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
+}
+
+fn server_config(
+    port: Port,
+    settings: &Settings,
+    identity: &Identity,
+    alpn: &[Vec<u8>],
+) -> Result<ServerConfig, TlsError> {
+    let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
+    let key = identity.load()?;
+    warn_if_not_valid(identity, &key);
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&settings.versions.supported())
+        .map_err(setup)?;
+    let demands = settings.demands_certificates();
+    let builder = if demands {
+        builder.with_client_cert_verifier(client_verifier(port, settings)?)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = alpn.to_vec();
+    if demands {
+        // A resumed session would skip the check of the certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+pub(crate) fn warn_if_not_valid(identity: &Identity, key: &rustls::sign::CertifiedKey) {
+    let Some(certificate) = key.cert.first() else { return };
+    let cert = identity.shown();
+    match pem::validity(certificate) {
+        Validity::Valid => {}
+        Validity::Expired => tracing::warn!(cert, "this certificate has expired: others will refuse it"),
+        Validity::NotYet => tracing::warn!(cert, "this certificate is not valid yet: others will refuse it"),
+    }
+}
+
+fn client_verifier(port: Port, settings: &Settings) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let setting = port.setting("trusted-ca-file");
+    let Some(path) = &settings.trusted_ca_file else {
+        return Err(TlsError::NoCa { demanding: port.demanding(), missing: setting });
+    };
+    let roots = Arc::new(pem::roots(&setting, path)?);
+    let inner = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|error| TlsError::Unusable { setting, path: path.clone(), reason: error.to_string() })?;
+    let allowed = allowed(port, settings)?;
+    Ok(if allowed.is_empty() { inner } else { Arc::new(AllowedClients { inner, allowed }) })
+}
+
+pub(crate) fn allowed(port: Port, settings: &Settings) -> Result<Allowed, TlsError> {
+    let hostnames = settings.allowed_hostnames.iter().map(|name| {
+        ServerName::try_from(name.clone()).map_err(|_| {
+            TlsError::Setup(format!("{}: {name:?} is no host name", port.cert_names("hostname")))
+        })
+    });
+    Ok(Allowed {
+        common_names: settings.allowed_common_names.clone(),
+        hostnames: hostnames.collect::<Result<_, _>>()?,
+    })
+}
