@@ -33,6 +33,10 @@ pub struct Plan {
     pub damage: bool,
     pub clock_jumps: bool,
     pub transfers: bool,
+    /// Two members race for the vote of a third that reaches both, and dies right after each vote.
+    pub vote_races: bool,
+    /// Candidates ask before they disturb.
+    pub pre_vote: bool,
     /// The file system takes O_DIRECT.
     pub direct: bool,
 }
@@ -57,6 +61,8 @@ impl Plan {
             damage: rng.one_in(6),
             clock_jumps: rng.one_in(3),
             transfers: rng.one_in(3),
+            vote_races: rng.one_in(6),
+            pre_vote: !rng.one_in(4),
             direct: rng.one_in(2),
         }
     }
@@ -99,6 +105,7 @@ impl Plan {
         allow(self.damage, 1, Kind::Damage);
         allow(self.clock_jumps, 2, Kind::Clock);
         allow(self.transfers, 2, Kind::Transfer);
+        allow(self.vote_races && self.members > 2, 4, Kind::VoteRace);
         if kinds.is_empty() {
             return None;
         }
@@ -148,6 +155,12 @@ impl Plan {
                 wall_nanos: (rng.below(7_200) as i64 - 3_600) * SECOND as i64,
             },
             Kind::Transfer => Fault::Transfer { to: member },
+            Kind::VoteRace => Fault::VoteRace {
+                hub: member,
+                kind: self.crash_kind(rng),
+                delay_nanos: rng.between(1, 150) * MILLI,
+                nanos: rng.between(2_000, 8_000) * MILLI,
+            },
         })
     }
 }
@@ -166,6 +179,7 @@ enum Kind {
     Damage,
     Clock,
     Transfer,
+    VoteRace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +246,14 @@ pub enum Fault {
     Transfer {
         to: usize,
     },
+    /// The others reach only this member, over slow links; it dies whenever a vote of its is durable, and is back in
+    /// milliseconds.
+    VoteRace {
+        hub: usize,
+        kind: CrashKind,
+        delay_nanos: u64,
+        nanos: u64,
+    },
 }
 
 /// Which links a partition cuts.
@@ -257,6 +279,11 @@ pub enum Shape {
     Slow {
         from: usize,
         to: usize,
+        delay_nanos: u64,
+    },
+    /// All reach one member alone, over slow links.
+    Star {
+        hub: usize,
         delay_nanos: u64,
     },
 }
@@ -291,6 +318,10 @@ impl Shape {
                             network.flap(from, to, *period_nanos);
                         }
                         false
+                    }
+                    Self::Star { hub, delay_nanos } => {
+                        network.slow(from, to, *delay_nanos);
+                        from != *hub && to != *hub
                     }
                     Self::Slow { from: a, to: b, delay_nanos } => {
                         if (from, to) == (*a, *b) {

@@ -51,6 +51,10 @@ struct State {
     epoch: u64,
     /// A name or handle went since inodes were last collected.
     garbage: bool,
+    /// Calls that may not be complete yet: when each was issued, and when it completes.
+    under_way: Vec<(u64, u64)>,
+    /// What a killed process had asked for is complete at this time.
+    quiet_at: u64,
 }
 
 /// One member's disk. Clones share it.
@@ -78,6 +82,8 @@ impl SimDisk {
             names: Names::default(),
             epoch: 0,
             garbage: false,
+            under_way: Vec::new(),
+            quiet_at: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -101,6 +107,7 @@ impl SimDisk {
     /// Folds what is durable at `now` into the durable images. `now` must not lie after any crash to come.
     pub fn settle(&self, now: u64) {
         let mut state = self.lock();
+        state.under_way.retain(|(_, done)| *done > now);
         state.garbage |= state.names.settle(now);
         for inode in state.inodes.values_mut() {
             inode.settle(now);
@@ -113,8 +120,11 @@ impl SimDisk {
     /// The member dies at `at`. Open handles are dead from here on.
     pub fn crash(&self, at: u64, kind: CrashKind) {
         let mut state = self.lock();
-        let State { inodes, rng, counts, names, .. } = &mut *state;
+        let State { inodes, rng, counts, names, under_way, quiet_at, .. } = &mut *state;
         counts.crashes += 1;
+        let begun = under_way.drain(..).filter(|(issued, _)| *issued < at);
+        let quiet = begun.map(|(_, done)| done).fold(at, u64::max);
+        *quiet_at = if kind == CrashKind::Process { quiet } else { at };
         match kind {
             CrashKind::Process => {
                 names.process_killed(at);
@@ -132,6 +142,13 @@ impl SimDisk {
         inodes.values_mut().for_each(|inode| inode.handles = 0);
         state.epoch += 1;
         state.collect();
+    }
+
+    /// When the process that was killed last is gone: not before the call that it was in is complete. The next process
+    /// starts after that, as everywhere.
+    #[must_use]
+    pub fn quiet_at(&self) -> u64 {
+        self.lock().quiet_at
     }
 
     /// Every file is gone: a new disk in the same machine.
@@ -219,6 +236,7 @@ impl State {
             self.counts.slow += 1;
         }
         self.cursor = done;
+        self.under_way.push((issued, done));
         (issued, done)
     }
 

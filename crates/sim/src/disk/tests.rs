@@ -162,3 +162,16 @@ fn direct_files_refuse_what_is_not_aligned() {
     assert!(file.write_at(&quorate_disk::AlignedBuf::zeroed(4096), 512).is_err());
     file.write_at(&quorate_disk::AlignedBuf::zeroed(4096), 4096).unwrap();
 }
+
+#[test]
+fn a_killed_process_is_gone_only_when_the_call_that_it_was_in_is_complete() {
+    let disk = disk(3);
+    disk.set_stuck(5_000_000);
+    disk.begin(1_000);
+    let file = disk.open("a", Mode { create: true, ..Mode::default() }).expect("opens");
+    file.write_at(b"x", 0).expect("writes");
+    disk.crash(1_500, CrashKind::Process);
+    assert_eq!(disk.quiet_at(), 5_000_000);
+    disk.crash(6_000_000, CrashKind::Power);
+    assert_eq!(disk.quiet_at(), 6_000_000, "nothing outlives its machine");
+}

@@ -105,7 +105,7 @@ impl World {
             this.at = this.rng.below(members) as usize;
         }
         let member = this.at;
-        if self.machines[member].running.is_none() {
+        if self.machines[member].serving(self.events.now()).is_none() {
             this.at = this.rng.below(members) as usize;
             self.events.after(10 * MILLI, Event::Client { client });
             return Ok(());
@@ -309,11 +309,11 @@ impl World {
     fn watch_some(&mut self, client: usize) -> Checked {
         let members = self.plan.members as u64;
         let this = &mut self.clients[client];
-        if this.rng.one_in(30) || self.machines[this.watches_at].running.is_none() {
+        if this.rng.one_in(30) || self.machines[this.watches_at].serving(self.events.now()).is_none() {
             this.watches_at = this.rng.below(members) as usize;
         }
         let member = this.watches_at;
-        let Some(running) = &self.machines[member].running else { return Ok(()) };
+        let Some(running) = self.machines[member].serving(self.events.now()) else { return Ok(()) };
         let store = &running.stages.store;
         let mut watched = this.watched.clone();
         let _pin = store.pin();

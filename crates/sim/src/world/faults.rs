@@ -13,7 +13,7 @@ use super::clients::Delivery;
 use super::member::{Input, Running, Stage};
 use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
 use crate::disk::{CrashKind, DiskFaults};
-use crate::nemesis::{Damage, Fault};
+use crate::nemesis::{Damage, Fault, Shape};
 use crate::network::NetworkFaults;
 use crate::oracle::{Checked, ensure};
 use crate::rng::Ppm;
@@ -45,6 +45,7 @@ impl World {
         let consensus = quorate_consensus::Config {
             election_timeout_ticks: settings.election_ticks,
             heartbeat_ticks: 1,
+            pre_vote: self.plan.pre_vote,
             #[cfg(feature = "mutants")]
             mutant: self.options.mutant.of_consensus(),
             ..quorate_consensus::Config::new(member_id(member), self.rng.draw())
@@ -93,6 +94,11 @@ impl World {
         if self.machines[member].running.is_some() || self.machines[member].given_up {
             return Ok(());
         }
+        let quiet_at = self.machines[member].disk.quiet_at();
+        if quiet_at > now {
+            self.restart_after(member, quiet_at - now);
+            return Ok(());
+        }
         let config = self.open_config(member);
         let start = config.log_loop.start;
         let founding = self.founding(member);
@@ -121,6 +127,7 @@ impl World {
                     status: Status::default(),
                     hashed: LogIndex::ZERO,
                     last_unreachable: 0,
+                    ready_at,
                     handed: [0; 5],
                 };
                 for stage in Stage::ALL {
@@ -254,6 +261,12 @@ impl World {
                 clock.set_wall_offset(wall_nanos);
                 self.count("clock: jumped");
             }
+            Fault::VoteRace { hub, kind, delay_nanos, nanos } => {
+                Shape::Star { hub, delay_nanos }.apply(&mut self.network, self.plan.members);
+                self.machines[hub].vote_race = Some((kind, now + nanos));
+                self.events.after(nanos, Event::HealNetwork);
+                self.count("network: race for a vote");
+            }
             Fault::Transfer { to } => {
                 for member in 0..self.plan.members {
                     let epoch = self.machines[member].epoch;
@@ -306,6 +319,7 @@ impl World {
             machine.paused_until = machine.paused_until.min(now);
             machine.crash_on_write = None;
             machine.crash_on_vote = None;
+            machine.vote_race = None;
         }
         self.events.after(HEAL_NANOS_MAX, Event::Deadline);
     }

@@ -71,6 +71,8 @@ pub struct Running {
     /// Last index at which the tables' hash was compared.
     pub hashed: LogIndex,
     pub last_unreachable: u64,
+    /// The disk calls of its opening are complete; nothing reads its tables before.
+    pub ready_at: u64,
     /// When the last hand-over to each stage arrives.
     pub handed: [u64; 5],
 }
@@ -91,7 +93,11 @@ pub struct Machine {
     pub restart_pending: bool,
     pub paused_until: u64,
     pub crash_on_write: Option<(CrashKind, u64)>,
+    /// The newest term that was handed to the writer.
+    pub written_term: u64,
     pub crash_on_vote: Option<(CrashKind, u64)>,
+    /// Until then it dies after each vote, and is back in milliseconds.
+    pub vote_race: Option<(CrashKind, u64)>,
     /// The simulator damaged bytes of this disk: the member may refuse to go on, saying why.
     pub damaged: bool,
     /// The simulator let calls fail: the member may stop, and start again.
@@ -102,6 +108,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The stages of a member that runs and is open.
+    pub fn serving(&self, at: u64) -> Option<&Running> {
+        self.running.as_deref().filter(|running| running.ready_at <= at)
+    }
+
     /// The member's own time.
     pub fn now(&self, at: u64) -> Now {
         Now { monotonic: Monotonic(self.clock.monotonic(at)), wall: WallTime(self.clock.wall(at)) }

@@ -207,8 +207,10 @@ impl World {
         } else {
             match running.queues[Stage::Writer as usize].waiting.pop_front() {
                 Some(Input::Writer(batch)) => {
-                    voted = batch.entries.is_empty()
-                        && batch.hard_state.is_some_and(|state| state.vote.is_some());
+                    // A newer term is as good as a vote: most often it comes with one.
+                    let term = batch.hard_state.map_or(0, |state| state.term.0);
+                    voted = term > machine.written_term;
+                    machine.written_term = machine.written_term.max(term);
                     Some(writer.step(batch))
                 }
                 _ => writer.idle(),
@@ -216,9 +218,13 @@ impl World {
         };
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Writer);
-        if voted && let Some((kind, down_nanos)) = self.machines[member].crash_on_vote.take() {
-            let at = at + self.rng.below(10 * MILLI);
-            self.events.at(at, Event::Crash { member, epoch, kind, down_nanos });
+        if voted {
+            let race = self.machines[member].vote_race.filter(|(_, until)| now < *until);
+            let race = race.map(|(kind, _)| (kind, MILLI + self.rng.below(10 * MILLI)));
+            if let Some((kind, down_nanos)) = race.or_else(|| self.machines[member].crash_on_vote.take()) {
+                let at = at + self.rng.below(10 * MILLI);
+                self.events.at(at, Event::Crash { member, epoch, kind, down_nanos });
+            }
         }
         if let Some(report) = report {
             self.hand(member, at, Input::Log(report));
@@ -426,7 +432,7 @@ impl World {
     fn send(&mut self, from: usize, to_id: MemberId, lane: Lane, bytes: Bytes) {
         let now = self.events.now();
         let Some(&to) = self.numbers.get(&to_id) else { return };
-        if self.machines[to].running.is_none() {
+        if self.machines[to].serving(now).is_none() {
             self.unreachable(from, to_id, 50 * MILLI);
             return;
         }
@@ -479,7 +485,7 @@ impl World {
     pub(super) fn arrived(&mut self, from: usize, to: usize, sent: Sent, bytes: Bytes) -> Checked {
         let current = self.machines[to].epoch == sent.to_epoch;
         let unbroken = self.network.breaks(from, to, sent.lane) == sent.breaks;
-        if self.machines[to].running.is_none() || (sent.strict && !(current && unbroken)) {
+        if self.machines[to].serving(self.events.now()).is_none() || (sent.strict && !(current && unbroken)) {
             return Ok(());
         }
         debug_assert_eq!(self.numbers.get(&sent.to_id), Some(&to));
