@@ -93,10 +93,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job with an empty log `target/xtask/NAME.log` and an empty folder for temporary files.
+    /// A job with an empty log `target/xtask/NAME.log` and an empty folder `NAME.tmp` beside it for temporary files.
     pub fn open(name: &str) -> anyhow::Result<Self> {
         let folder = target().join("xtask");
-        let scratch = folder.join("tmp");
+        let scratch = folder.join(format!("{name}.tmp"));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         if scratch.exists() {
             std::fs::remove_dir_all(&scratch)
@@ -111,6 +111,11 @@ impl Job {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { path, log, scratch, deadline: Instant::now() + STEP_TIME_MAX })
+    }
+
+    /// Removes the temporary files; those of a failed step stay for whoever looks for the reason.
+    pub fn passed(&self) {
+        let _ = std::fs::remove_dir_all(&self.scratch);
     }
 
     pub fn log_path(&self) -> &Path {

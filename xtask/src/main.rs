@@ -89,6 +89,7 @@ fn test(steps: &[Step]) -> anyhow::Result<bool> {
         match outcome {
             Ok(Outcome::Passed(what)) => {
                 passed += 1;
+                job.passed();
                 println!("    passed   {time}  {what}");
             }
             Ok(Outcome::Skipped(why)) => {

@@ -174,6 +174,6 @@ fn check_dependencies(job: &mut Job) -> anyhow::Result<Outcome> {
     if !is_there("cargo-deny") {
         return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
     }
-    job.run(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    job.run(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))?;
     Ok(Outcome::Passed(String::new()))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::http;
-use crate::process::{Process, WAIT_MAX, free_port, wait_until};
+use crate::ports::free_port;
+use crate::process::{Process, WAIT_MAX, wait_until};
 
 const READY: &str = "ready to serve client requests";
 
@@ -71,6 +72,20 @@ impl Member {
         let mut process = self.process.take().context("the member does not run")?;
         process.signal("TERM")?;
         process.wait(within)
+    }
+
+    /// Waits until the member calls itself healthy.
+    pub fn wait_healthy(&mut self) -> anyhow::Result<()> {
+        let mut last = String::new();
+        wait_until(&format!("member {} is healthy", self.name), || match http::get(&self.client, "/health") {
+            Ok((200, body)) => body.contains("\"health\":\"true\""),
+            Ok((_, body)) => {
+                last = body;
+                false
+            }
+            Err(_) => false,
+        })
+        .with_context(|| last)
     }
 
     pub fn is_running(&mut self) -> bool {

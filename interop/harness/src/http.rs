@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gets `path` from `addr`; returns status and body.
 pub fn get(addr: &str, path: &str) -> anyhow::Result<(u16, String)> {

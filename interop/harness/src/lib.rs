@@ -6,8 +6,10 @@
 
 mod cluster;
 mod http;
+mod ports;
 mod process;
 
 pub use cluster::{Cluster, Member};
 pub use http::get as http_get;
-pub use process::{Process, WAIT_MAX, free_port, wait_until};
+pub use ports::{free_port, free_ports};
+pub use process::{Process, WAIT_MAX, wait_until};

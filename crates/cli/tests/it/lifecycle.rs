@@ -3,22 +3,20 @@
 use std::process::Command;
 use std::time::Duration;
 
-use quorate_interop::{Cluster, Process, free_port, http_get};
+use quorate_interop::{Cluster, Process, free_port, free_ports, http_get, wait_until};
 
 use super::{binary, scratch};
 
-/// Ample for a clean stop: requests get seven seconds, the hand-over two election timeouts.
-const STOP_MAX: Duration = Duration::from_secs(15);
+/// A clean stop gives requests seven seconds and the hand-over two election timeouts; a busy machine adds to that.
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn three_members_serve_stop_cleanly_and_come_back() {
     let (_guard, folder) = scratch();
     let mut cluster = Cluster::start(binary(), &folder, 3).expect("three members");
     let leader = cluster.leader().expect("a leader");
-    for member in &cluster.members {
-        let (status, body) = http_get(&member.client, "/health").expect("an answer");
-        assert_eq!(status, 200, "{body}");
-        assert!(body.contains("\"health\":\"true\""), "{body}");
+    for member in &mut cluster.members {
+        member.wait_healthy().expect("a healthy member");
         let (_, version) = http_get(&member.client, "/version").expect("an answer");
         assert!(version.contains("\"etcdserver\":\"3.7.1\""), "{version}");
     }
@@ -60,7 +58,7 @@ fn a_member_alone_is_configured_by_a_file() {
     let mut process = Process::start(&mut command, &folder.join("log")).expect("started");
     process.wait_for_output("ready to serve client requests").expect("ready");
     assert!(process.output().contains("other flags and variables are ignored"), "{}", process.output());
-    assert!(http_get(&format!("127.0.0.1:{client}"), "/health").expect("an answer").1.contains("true"));
+    serves(client);
     process.signal("INT").expect("sent");
     assert_eq!(process.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
 }
@@ -68,7 +66,7 @@ fn a_member_alone_is_configured_by_a_file() {
 #[test]
 fn dev_prints_its_endpoints_and_finds_its_data_again() {
     let (_guard, folder) = scratch();
-    let base = free_base();
+    let base = free_ports(22);
     let start = || {
         let mut command = Command::new(binary());
         command
@@ -84,7 +82,7 @@ fn dev_prints_its_endpoints_and_finds_its_data_again() {
     let mut first = start();
     for port in [base, base + 10, base + 20] {
         assert!(first.output().contains(&format!("http://127.0.0.1:{port}")), "{}", first.output());
-        assert_eq!(http_get(&format!("127.0.0.1:{port}"), "/health").expect("an answer").0, 200);
+        serves(port);
     }
     let cluster = cluster_of(base);
     first.signal("INT").expect("sent");
@@ -101,13 +99,9 @@ fn cluster_of(base: u16) -> String {
     page.lines().find(|line| line.starts_with("etcd_server_id")).unwrap_or("no etcd_server_id").to_owned()
 }
 
-/// The first of 22 ports that are likely free.
-fn free_base() -> u16 {
-    loop {
-        let base = free_port();
-        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if base < 65_000 && [0, 1, 10, 11, 20, 21].iter().all(|offset| free(base + offset)) {
-            return base;
-        }
-    }
+/// Waits until the member at this port is healthy.
+fn serves(port: u16) {
+    let addr = format!("127.0.0.1:{port}");
+    wait_until("a healthy member", || http_get(&addr, "/health").is_ok_and(|(status, _)| status == 200))
+        .expect("it serves");
 }
