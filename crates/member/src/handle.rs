@@ -328,18 +328,24 @@ impl Handle {
         Ok(())
     }
 
+    /// Runs `work` on a thread that may wait for the disk. `None`: the member is stopping.
+    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> Option<T> {
+        let store = self.shared.store.clone();
+        let (answer, outcome) = oneshot::channel();
+        self.shared.pool.run(move || {
+            let _ = answer.send(work(&store));
+        });
+        outcome.await.ok()
+    }
+
     /// Reads a body, from memory where it is there, else on a thread that may wait for the disk. A damaged one is an
     /// error, and is mended from a peer in the background: read again.
     pub async fn load(&self, at: Location) -> Result<Bytes, BodyError> {
         let loaded = match self.shared.store.try_load(at) {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {
-                let store = self.shared.store.clone();
-                let (answer, outcome) = oneshot::channel();
-                self.shared.pool.run(move || {
-                    let _ = answer.send(store.load(at));
-                });
-                outcome.await.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
+                let loaded = self.blocking(move |store| store.load(at)).await;
+                loaded.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
             }
             Err(error) => Err(error),
         };
