@@ -1,4 +1,4 @@
-//! Which alarms are raised, looked up seldom enough that it costs a call nothing.
+//! Which alarms are raised and how much data is live, looked up seldom enough that it costs a call nothing.
 //!
 //! Invariant: an alarm that this face was told to raise or clear holds for the next call; one raised elsewhere after
 //! at most [`LOOK_EVERY`].
@@ -27,6 +27,7 @@ struct Known {
     looked: Option<Instant>,
     no_space: bool,
     corrupt: bool,
+    live_bytes: u64,
 }
 
 impl Alarms {
@@ -38,15 +39,24 @@ impl Alarms {
     fn known(&self, handle: &Handle) -> Known {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            let raised = keys::alarms(&handle.store().read());
+            let tables = handle.store().read();
+            let raised = keys::alarms(&tables);
+            let (_, live_bytes) = tables.record_bytes();
+            drop(tables);
             let any = |kind| raised.iter().any(|(_, alarm)| *alarm == kind);
             *known = Known {
                 looked: Some(Instant::now()),
                 no_space: any(ALARM_NO_SPACE),
                 corrupt: any(ALARM_CORRUPT),
+                live_bytes,
             };
         }
         *known
+    }
+
+    /// Bytes of the data that something still needs, as of the last look.
+    pub fn live_bytes(&self, handle: &Handle) -> u64 {
+        self.known(handle).live_bytes
     }
 
     /// Refuses everything about keys while members disagree.

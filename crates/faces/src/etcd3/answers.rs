@@ -124,6 +124,36 @@ pub async fn txn(
     Ok(pb::TxnResponse { header, succeeded: reply.succeeded, responses })
 }
 
+/// Bytes that a version's key and value take in an answer, about.
+fn kv_bytes(kv: &KeyValue) -> usize {
+    const META_BYTES: usize = 64;
+    kv.key.len() + value_len(kv).unwrap_or(0) + META_BYTES
+}
+
+/// Bytes that the values in a put's answer take.
+#[must_use]
+pub fn put_bytes(reply: &PutReply) -> usize {
+    reply.previous.as_ref().map_or(0, kv_bytes)
+}
+
+/// Bytes that the values in a delete's answer take.
+#[must_use]
+pub fn delete_bytes(reply: &DeleteReply) -> usize {
+    reply.previous.iter().map(kv_bytes).sum()
+}
+
+/// Bytes that the values in a transaction's answer take.
+#[must_use]
+pub fn txn_bytes(reply: &TxnReply) -> usize {
+    let of_op = |op: &OpReply| match op {
+        OpReply::Range(reply) => reply.kvs.iter().map(kv_bytes).sum(),
+        OpReply::Put(reply) => put_bytes(reply),
+        OpReply::DeleteRange(reply) => delete_bytes(reply),
+        OpReply::Txn(reply) => txn_bytes(reply),
+    };
+    reply.responses.iter().map(of_op).sum()
+}
+
 mod tag {
     pub const RANGE_HEADER: u32 = 1;
     pub const RANGE_KVS: u32 = 2;

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use quorate_member::Handle;
 
 use super::answers::RangeAnswer;
+use super::budget::{self, Taken};
 use super::errors::{
     Code, DEADLINE_EXCEEDED, INVALID_CLIENT_API_VERSION, NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, Status,
     not_supported,
@@ -39,6 +40,22 @@ pub enum Answer {
 impl Answer {
     pub fn message(message: &impl prost::Message) -> Self {
         Self::Whole(grpc::framed(message))
+    }
+
+    /// A message that holds its share of the memory for answers until the connection has taken it.
+    pub fn held(message: &impl prost::Message, taken: Taken) -> Self {
+        struct Held(Bytes, #[expect(dead_code, reason = "given back when it is dropped")] Taken);
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let framed = grpc::framed(message);
+        Self::Whole(if framed.len() > budget::FREE_BYTES {
+            Bytes::from_owner(Held(framed, taken))
+        } else {
+            framed
+        })
     }
 }
 
@@ -79,6 +96,7 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
                 Method::Watch => watch::serve(thread, messages, started, needs_leader),
                 Method::LeaseKeepAlive => super::lease::serve_keep_alives(thread, messages, started),
                 Method::HealthWatch => super::health::watch(thread, messages, started).await,
+                Method::Observe => super::elections::observe(thread, messages, started).await,
                 Method::RangeStream => kv::range_stream(thread, messages, started).await,
                 _ => {
                     let status = not_supported(method.entry().path);
@@ -93,7 +111,7 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
 fn respond(thread: &Arc<Thread>, answer: Result<Answer, Status>, mut started: Started) -> Response<Body> {
     match answer {
         Ok(Answer::Whole(framed)) => {
-            started.sent();
+            started.sent(framed.len());
             started.end(Code::Ok);
             grpc::response_whole(framed)
         }
@@ -119,7 +137,7 @@ async fn send_range(handle: Handle, mut range: RangeAnswer, outgoing: Outgoing, 
             Ok(more) => {
                 outgoing.push(out.split().freeze());
                 if !more {
-                    started.sent();
+                    started.sent(range.message_bytes());
                     started.end(Code::Ok);
                     return outgoing.finish(grpc::trailers_ok());
                 }
@@ -168,7 +186,7 @@ async fn unary(
             () = std::future::ready(()) => tokio::time::timeout(time, only).await.map_err(|_| late)??,
         }
     };
-    started.received();
+    started.received(message.len());
     thread.unary(method, message).await
 }
 
@@ -215,6 +233,12 @@ impl Thread {
             Method::Hash => self.hash(&grpc::decode(message)?).await,
             Method::HashKv => self.hash_kv(&grpc::decode(message)?).await,
             Method::MoveLeader => self.move_leader(&grpc::decode(message)?).await,
+            Method::Lock => self.lock(grpc::decode(message)?).await,
+            Method::Unlock => self.unlock(grpc::decode(message)?).await,
+            Method::Campaign => self.campaign(grpc::decode(message)?).await,
+            Method::Proclaim => self.proclaim(grpc::decode(message)?).await,
+            Method::Leader => self.leader(grpc::decode(message)?).await,
+            Method::Resign => self.resign(grpc::decode(message)?).await,
             Method::HealthCheck => self.health_check(&grpc::decode(message)?),
             Method::HealthList => self.health_list(&grpc::decode(message)?),
             _ => Err(not_supported(method.entry().path)),

@@ -114,6 +114,11 @@ statuses! {
     TIMED_OUT = Unavailable "etcdserver: request timed out";
     UNHEALTHY = Unavailable "etcdserver: unhealthy cluster";
     CORRUPT = DataLoss "etcdserver: corrupt cluster";
+    // Errors of etcd's client library, which its lock and election services run on: they have no code of their own.
+    SESSION_EXPIRED = Unknown "mutex: session is expired";
+    ELECTION_NOT_LEADER = Unknown "election: not leader";
+    ELECTION_NO_LEADER = Unknown "election: no leader";
+    MISSING_LEADER_KEY = Unknown "\"leader\" field must be provided";
     DEADLINE_EXCEEDED = DeadlineExceeded "context deadline exceeded";
 }
 

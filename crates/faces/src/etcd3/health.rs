@@ -46,7 +46,9 @@ pub(super) async fn watch(
     mut messages: Messages<Incoming>,
     mut started: Started,
 ) -> Response<Body> {
-    let request = async { grpc::decode::<pb::HealthCheckRequest>(messages.only().await?) }.await;
+    let message = messages.only().await;
+    let bytes = message.as_ref().map_or(0, bytes::Bytes::len);
+    let request = message.and_then(grpc::decode::<pb::HealthCheckRequest>);
     let request = match request {
         Ok(request) => request,
         Err(status) => {
@@ -54,7 +56,7 @@ pub(super) async fn watch(
             return grpc::response_status(&status);
         }
     };
-    started.received();
+    started.received(bytes);
     let (outgoing, body) = outgoing();
     tokio::spawn(async move {
         let mut told = None;
@@ -64,8 +66,9 @@ pub(super) async fn watch(
                 if request.service.is_empty() { thread.serving() } else { ServingStatus::ServiceUnknown };
             if told != Some(now) && outgoing.queued_bytes() < QUEUED_BYTES_MAX {
                 told = Some(now);
-                outgoing.push(grpc::framed(&pb::HealthCheckResponse { status: now.into() }));
-                started.sent();
+                let message = grpc::framed(&pb::HealthCheckResponse { status: now.into() });
+                started.sent(message.len());
+                outgoing.push(message);
             }
             tokio::select! {
                 _ = tick.tick() => {}

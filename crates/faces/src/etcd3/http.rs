@@ -118,6 +118,7 @@ impl Thread {
         let serializable = query.values("serializable").any(|value| value == "true");
         let excluded: Vec<&str> = query.values("exclude").collect();
         let reason = self.unhealthy(serializable, &excluded).await;
+        self.shared.metrics.count_health(reason.is_none());
         let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let healthy = if reason.is_none() { "true" } else { "false" };
         let body = json!({ "health": healthy, "reason": reason.unwrap_or_default() });

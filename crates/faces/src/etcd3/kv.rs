@@ -7,8 +7,9 @@ use hyper::body::Incoming;
 use quorate_ids::Revision;
 use quorate_models::ModelId;
 use quorate_models::keys::{
-    self, Command, KeysError, Progress, RANGE_SLICE_KEYS, RangeQuery, RangeReply, RangeResume, Reply,
-    SortOrder, SortTarget, Value, current_revision, finish_range, range_slice, resolve_revision,
+    self, Command, KeysError, Progress, RANGE_SLICE_KEYS, RangeQuery, RangeReply, RangeResume, ReadStep,
+    ReadTxn, Reply, SortOrder, SortTarget, Txn, TxnReply, Value, current_revision, finish_range, range_slice,
+    resolve_revision,
 };
 use quorate_wire::etcdserverpb as pb;
 
@@ -24,6 +25,10 @@ use crate::listener::{Body, Outgoing, outgoing};
 const STREAM_KEYS_FIRST: u64 = 10;
 const STREAM_KEYS_MAX: u64 = 8192;
 const STREAM_QUEUED_BYTES_MAX: usize = 256 * 1024;
+/// How often a read-only transaction is started over because its revision was compacted under it.
+const READ_TXN_TRIES_MAX: usize = 5;
+/// Between two looks at how far a compaction is.
+const FORGOTTEN_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// A reply of another kind than the command's: this program's fault, told rather than hidden.
 pub(super) fn unexpected(reply: &Reply) -> Status {
@@ -63,7 +68,7 @@ impl Thread {
     }
 
     /// Reads a range in slices; others run between them.
-    async fn read(&self, query: &RangeQuery) -> Result<RangeReply, Status> {
+    pub(super) async fn read(&self, query: &RangeQuery) -> Result<RangeReply, Status> {
         let store = self.handle().store();
         let mut resume = RangeResume::default();
         let (current, at, mut progress) = {
@@ -94,12 +99,13 @@ impl Thread {
 
     pub(super) async fn put(&self, request: pb::PutRequest) -> Result<Answer, Status> {
         let put = requests::put(request)?;
-        self.shared.alarms.check_space(self.handle())?;
+        self.check_space()?;
         match self.propose(&Command::Put(put)).await? {
             Reply::Put(reply) => {
                 let header = self.header(reply.revision);
                 self.shared.metrics.count_put();
-                Ok(Answer::message(&answers::put(self.handle(), Some(header), reply).await?))
+                let taken = self.shared.answer_bytes.take_for_change(answers::put_bytes(&reply))?;
+                Ok(Answer::held(&answers::put(self.handle(), Some(header), reply).await?, taken))
             }
             other => Err(unexpected(&other)),
         }
@@ -112,16 +118,30 @@ impl Thread {
             Reply::DeleteRange(reply) => {
                 let header = self.header(reply.revision);
                 self.shared.metrics.count_delete();
-                Ok(Answer::message(&answers::delete_range(self.handle(), Some(header), reply).await?))
+                let taken = self.shared.answer_bytes.take_for_change(2 * answers::delete_bytes(&reply))?;
+                Ok(Answer::held(&answers::delete_range(self.handle(), Some(header), reply).await?, taken))
             }
             other => Err(unexpected(&other)),
         }
     }
 
     pub(super) async fn txn(&self, request: pb::TxnRequest) -> Result<Answer, Status> {
+        let serializable = requests::reads_serializably(&request);
         let txn = requests::txn(request, self.shared.config.txn_ops_max)?;
+        if txn.reads_only() {
+            self.shared.alarms.check(self.handle())?;
+            if !serializable {
+                self.handle().read_index().await?;
+            }
+            let _pin = self.handle().store().pin();
+            let reply = self.read_txn(&txn).await?;
+            let header = self.header(reply.revision);
+            self.shared.metrics.count_txn();
+            let taken = self.shared.answer_bytes.take(2 * answers::txn_bytes(&reply))?;
+            return Ok(Answer::held(&answers::txn(self.handle(), Some(header), reply).await?, taken));
+        }
         if requests::puts(&txn) {
-            self.shared.alarms.check_space(self.handle())?;
+            self.check_space()?;
         } else {
             self.shared.alarms.check(self.handle())?;
         }
@@ -129,24 +149,86 @@ impl Thread {
             Reply::Txn(reply) => {
                 let header = self.header(reply.revision);
                 self.shared.metrics.count_txn();
-                Ok(Answer::message(&answers::txn(self.handle(), Some(header), reply).await?))
+                let taken = self.shared.answer_bytes.take_for_change(2 * answers::txn_bytes(&reply))?;
+                Ok(Answer::held(&answers::txn(self.handle(), Some(header), reply).await?, taken))
             }
             other => Err(unexpected(&other)),
         }
     }
 
-    /// `physical` asks to wait until the space is back. What is compacted is gone for every reader once this answers;
-    /// its space comes back at this member's own pace.
+    /// A transaction that changes nothing, beside the log, in slices; others run between them. Whatever is written or
+    /// compacted meanwhile, it is answered: a revision that was compacted under it is exchanged for a newer one.
+    async fn read_txn(&self, txn: &Txn) -> Result<TxnReply, Status> {
+        for _ in 0..READ_TXN_TRIES_MAX {
+            match self.try_read_txn(txn).await? {
+                Some(reply) => return Ok(reply),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        Err(super::errors::COMPACTED)
+    }
+
+    /// `None`: its revision was compacted meanwhile.
+    async fn try_read_txn(&self, txn: &Txn) -> Result<Option<TxnReply>, Status> {
+        let store = self.handle().store();
+        let mut reading = ReadTxn::start(&store.read(), txn);
+        loop {
+            let step = reading.step(&store.read(), RANGE_SLICE_KEYS);
+            match step {
+                Ok(ReadStep::Done(reply)) => return Ok(Some(reply)),
+                Ok(ReadStep::More) => {}
+                Ok(ReadStep::Need(bodies)) => {
+                    for at in bodies {
+                        let body = self.handle().load(at).await.map_err(|error| {
+                            Status::from(KeysError::Unreadable { reason: error.to_string() })
+                        })?;
+                        reading.loaded(at, body);
+                    }
+                }
+                Err(KeysError::Compacted { asked, .. }) if asked == reading.revision() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// `physical` waits until this member has forgotten what may be forgotten. (The space of its files comes back
+    /// after that, at the member's own pace.) What is compacted is gone for every reader in any case.
     pub(super) async fn compact(&self, request: &pb::CompactionRequest) -> Result<Answer, Status> {
         self.shared.alarms.check(self.handle())?;
-        let Ok(revision) = u64::try_from(request.revision) else { return Err(super::errors::COMPACTED) };
-        match self.propose(&Command::Compact { revision: Revision(revision) }).await? {
+        let Ok(asked) = u64::try_from(request.revision) else { return Err(super::errors::COMPACTED) };
+        let asked = Revision(asked);
+        if asked == Revision::ZERO {
+            // Before the first compaction there is nothing at or below revision 0: etcd takes that for done.
+            self.handle().read_index().await?;
+            let compacted = keys::compacted_revision(&self.handle().store().read());
+            if compacted == Revision::ZERO {
+                return Ok(Answer::message(&pb::CompactionResponse { header: Some(self.header_now()) }));
+            }
+        }
+        match self.propose(&Command::Compact { revision: asked }).await? {
             Reply::Compact { revision } => {
+                if request.physical {
+                    self.forgotten(asked).await?;
+                }
                 let header = self.header(revision);
                 Ok(Answer::message(&pb::CompactionResponse { header: Some(header) }))
             }
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+impl Thread {
+    /// Waits until this member has forgotten what the compaction of a revision allows to.
+    async fn forgotten(&self, revision: Revision) -> Result<(), Status> {
+        while keys::forgotten_revision(&self.handle().store().read()) < revision {
+            if let Some(reason) = self.handle().status().failed {
+                return Err(Status::with(Code::Unavailable, format!("etcdserver: server stopped: {reason}")));
+            }
+            tokio::time::sleep(FORGOTTEN_LOOK_EVERY).await;
+        }
+        Ok(())
     }
 }
 
@@ -157,8 +239,9 @@ pub(super) async fn range_stream(
     mut started: Started,
 ) -> Response<Body> {
     let query = async {
-        let request: pb::RangeRequest = grpc::decode(messages.only().await?)?;
-        started.received();
+        let message = messages.only().await?;
+        started.received(message.len());
+        let request: pb::RangeRequest = grpc::decode(message)?;
         let (query, serializable) = requests::range(request)?;
         check_streamable(&query)?;
         if !serializable && thread.handle().status().is_learner {
@@ -247,7 +330,7 @@ async fn send_stream(
         } else {
             keys = (keys / 2).max(1);
         }
-        started.sent();
+        started.sent(message.len());
         if !outgoing.push(message) || !outgoing.below(STREAM_QUEUED_BYTES_MAX).await {
             return Err(Status::new(Code::Canceled, "context canceled"));
         }

@@ -43,7 +43,7 @@ impl Thread {
         i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX)
     }
 
-    fn next_lease_id(&self) -> i64 {
+    pub(super) fn next_lease_id(&self) -> i64 {
         loop {
             let id = self.shared.lease_ids.fetch_add(1, Ordering::Relaxed) & (i64::MAX as u64);
             if id != 0 {
@@ -56,7 +56,7 @@ impl Thread {
         if request.ttl > TTL_SECONDS_MAX {
             return Err(LEASE_TTL_TOO_LARGE);
         }
-        self.shared.alarms.check_space(self.handle())?;
+        self.check_space()?;
         let id = if request.id == 0 { self.next_lease_id() } else { request.id };
         let ttl_seconds = request.ttl.max(self.ttl_seconds_min());
         match self.propose(&Command::LeaseGrant { id, ttl_seconds }).await? {
@@ -156,10 +156,11 @@ pub(super) fn serve_keep_alives(
                     return Err(Status::new(Code::Canceled, "context canceled"));
                 }
                 let Some(message) = messages.next().await? else { return Ok(()) };
-                started.received();
+                started.received(message.len());
                 let request: pb::LeaseKeepAliveRequest = grpc::decode(message)?;
-                outgoing.push(grpc::framed(&thread.keep_alive(request.id).await?));
-                started.sent();
+                let message = grpc::framed(&thread.keep_alive(request.id).await?);
+                started.sent(message.len());
+                outgoing.push(message);
             }
         };
         let ended: Result<(), Status> = tokio::select! {

@@ -3,13 +3,16 @@
 //! Invariant: counters of calls are made once, at the start, so that counting costs no look-up.
 
 use prometheus::{
-    Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use quorate_member::Handle;
 use quorate_models::keys;
 
+use super::Config;
 use super::errors::Code;
 use super::methods::{METHODS, Method};
+use super::process::Process;
 use super::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 
 struct OfMethod {
@@ -17,6 +20,8 @@ struct OfMethod {
     handled_ok: IntCounter,
     received: IntCounter,
     sent: IntCounter,
+    /// Where the histograms are wanted.
+    seconds: Option<Histogram>,
 }
 
 /// See the module.
@@ -34,12 +39,19 @@ pub struct Metrics {
     keys: IntGauge,
     current_revision: IntGauge,
     compact_revision: IntGauge,
-    start_time: Gauge,
+    slow_watchers: IntGauge,
+    db_total_bytes: IntGauge,
+    db_live_bytes: IntGauge,
+    health_successes: IntCounter,
+    health_failures: IntCounter,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+    process: Process,
 }
 
 impl Metrics {
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(handle: &Handle, config: &Config) -> Self {
         let registry = Registry::new();
         let labels = ["grpc_type", "grpc_service", "grpc_method"];
         let calls =
@@ -47,6 +59,10 @@ impl Metrics {
         let started = calls("grpc_server_started_total", "Calls that were started.");
         let received = calls("grpc_server_msg_received_total", "Messages received.");
         let sent = calls("grpc_server_msg_sent_total", "Messages sent.");
+        let seconds = config.metrics_extensive.then(|| {
+            let opts = HistogramOpts::new("grpc_server_handling_seconds", "How long calls took.");
+            add(&registry, HistogramVec::new(opts, &labels))
+        });
         let by_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let opts = Opts::new("grpc_server_handled_total", "Calls that ended, by code.");
         let handled = add(&registry, IntCounterVec::new(opts, &by_code));
@@ -64,6 +80,7 @@ impl Metrics {
                     ]),
                     received: received.with_label_values(&labels),
                     sent: sent.with_label_values(&labels),
+                    seconds: seconds.as_ref().map(|all| all.with_label_values(&labels)),
                 }
             })
             .collect();
@@ -85,10 +102,10 @@ impl Metrics {
             "The cluster's version.",
             &ETCD_CLUSTER_VERSION[..3],
         );
-        let start_time =
-            add(&registry, Gauge::new("quorate_face_start_time_seconds", "When this face started."));
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        start_time.set(now.map_or(0.0, |time| time.as_secs_f64()));
+        let id = format!("{:x}", handle.identity().member.0);
+        version("etcd_server_id", "server_id", "This member's id.", &id);
+        gauge("etcd_server_quota_backend_bytes", "Live bytes at which puts are refused; 0: no limit.")
+            .set(i64::try_from(config.quota_bytes).unwrap_or(i64::MAX));
         Self {
             methods,
             handled,
@@ -102,7 +119,23 @@ impl Metrics {
             keys: gauge("etcd_debugging_mvcc_keys_total", "Keys."),
             current_revision: gauge("etcd_debugging_mvcc_current_revision", "The newest revision."),
             compact_revision: gauge("etcd_debugging_mvcc_compact_revision", "The compacted revision."),
-            start_time,
+            slow_watchers: gauge(
+                "etcd_debugging_mvcc_slow_watcher_total",
+                "Watchers whose clients do not keep up, so that they read from history.",
+            ),
+            db_total_bytes: gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of all records."),
+            db_live_bytes: gauge(
+                "etcd_mvcc_db_total_size_in_use_in_bytes",
+                "Bytes of the records that something still needs.",
+            ),
+            health_successes: counter("etcd_server_health_success", "Times that /health said true."),
+            health_failures: counter("etcd_server_health_failures", "Times that /health said false."),
+            received_bytes: counter(
+                "etcd_network_client_grpc_received_bytes_total",
+                "Bytes of messages from clients.",
+            ),
+            sent_bytes: counter("etcd_network_client_grpc_sent_bytes_total", "Bytes of messages to clients."),
+            process: Process::new(&registry),
             registry,
         }
     }
@@ -117,6 +150,9 @@ impl Metrics {
             sent: of.sent.clone(),
             handled_ok: of.handled_ok.clone(),
             handled: self.handled.clone(),
+            received_bytes: self.received_bytes.clone(),
+            sent_bytes: self.sent_bytes.clone(),
+            seconds: of.seconds.clone().map(|seconds| (seconds, std::time::Instant::now())),
             ended: false,
         }
     }
@@ -153,8 +189,21 @@ impl Metrics {
         self.watch_streams.dec();
     }
 
-    pub fn watch_sent(&self) {
+    pub fn watch_sent(&self, bytes: usize) {
         self.methods[Method::Watch as usize].sent.inc();
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+
+    pub fn watcher_parked(&self) {
+        self.slow_watchers.inc();
+    }
+
+    pub fn watcher_resumed(&self) {
+        self.slow_watchers.dec();
+    }
+
+    pub fn count_health(&self, healthy: bool) {
+        if healthy { self.health_successes.inc() } else { self.health_failures.inc() }
     }
 
     pub fn events_sent(&self, count: u64) {
@@ -166,11 +215,14 @@ impl Metrics {
         {
             let tables = handle.store().read();
             let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let (total, live) = tables.record_bytes();
+            self.db_total_bytes.set(number(total));
+            self.db_live_bytes.set(number(live));
             self.keys.set(number(tables.len(quorate_models::tables::KEYS)));
             self.current_revision.set(number(keys::current_revision(&tables).0));
             self.compact_revision.set(number(keys::compacted_revision(&tables).0));
         }
-        debug_assert!(self.start_time.get() > 0.0);
+        self.process.look();
         let mut families = handle.metrics().registry.gather();
         let theirs: std::collections::BTreeSet<_> =
             families.iter().map(|family| family.name().to_owned()).collect();
@@ -182,7 +234,7 @@ impl Metrics {
     }
 }
 
-fn add<M: prometheus::core::Collector + Clone + 'static>(
+pub(super) fn add<M: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<M>,
 ) -> M {
@@ -198,21 +250,31 @@ pub struct Started {
     sent: IntCounter,
     handled_ok: IntCounter,
     handled: IntCounterVec,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+    seconds: Option<(Histogram, std::time::Instant)>,
     ended: bool,
 }
 
 impl Started {
-    pub fn received(&self) {
+    /// A message came, of so many bytes.
+    pub fn received(&self, bytes: usize) {
         self.received.inc();
+        self.received_bytes.inc_by(bytes as u64);
     }
 
-    pub fn sent(&self) {
+    /// A message goes, of so many bytes.
+    pub fn sent(&self, bytes: usize) {
         self.sent.inc();
+        self.sent_bytes.inc_by(bytes as u64);
     }
 
     pub fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
+        }
+        if let Some((seconds, since)) = &self.seconds {
+            seconds.observe(since.elapsed().as_secs_f64());
         }
         if code == Code::Ok {
             return self.handled_ok.inc();

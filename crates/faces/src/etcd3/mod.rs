@@ -5,23 +5,31 @@
 
 mod alarms;
 mod answers;
+mod auto_compaction;
+mod budget;
 mod call;
 mod cluster;
+mod elections;
 pub mod errors;
 pub mod grpc;
 mod health;
 mod http;
 mod kv;
 mod lease;
+mod locks;
 mod maintenance;
 mod methods;
 mod metrics;
+mod process;
+mod queues;
+mod quota;
 pub mod requests;
 mod txn_keys;
+mod waits;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::http::Request;
@@ -31,6 +39,9 @@ use quorate_member::{Handle, Visible};
 use quorate_wire::etcdserverpb as pb;
 
 use crate::listener::{Answering, Face, ThreadFace};
+
+pub use auto_compaction::AutoCompaction;
+pub use quota::QUOTA_BYTES_DEFAULT;
 
 /// The version of etcd whose interface this is.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -56,8 +67,13 @@ pub struct Config {
     pub stream_watchers_max: usize,
     /// How long a client may take to send a unary request.
     pub request_timeout: Duration,
-    /// What `Status` says is the limit of the store's size; 0: none.
+    /// Puts are refused while the live data has so many bytes; 0: no limit.
     pub quota_bytes: u64,
+    pub auto_compaction: AutoCompaction,
+    /// Count how long each call takes, too: many time series.
+    pub metrics_extensive: bool,
+    /// Bytes that answers hold in memory at a time, those of all clients together; a call beyond is refused.
+    pub answer_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -72,6 +88,9 @@ impl Default for Config {
             stream_watchers_max: 1 << 18,
             request_timeout: Duration::from_secs(60),
             quota_bytes: 0,
+            auto_compaction: AutoCompaction::Off,
+            metrics_extensive: false,
+            answer_bytes_max: 256 << 20,
         }
     }
 }
@@ -96,20 +115,42 @@ struct Shared {
     metrics: metrics::Metrics,
     alarms: alarms::Alarms,
     lease_ids: AtomicU64,
+    answer_bytes: budget::Budget,
+    /// The quota's alarm is being raised.
+    raising: AtomicBool,
+    /// The tasks that one face has once are running.
+    tasks_started: AtomicBool,
 }
 
 impl Etcd3 {
     #[must_use]
     pub fn new(handle: Handle, config: Config) -> Self {
         let lease_ids = AtomicU64::new(lease::first_id(handle.identity().member));
+        let metrics = metrics::Metrics::new(&handle, &config);
+        let answer_bytes = budget::Budget::new(config.answer_bytes_max);
         let shared = Shared {
             handle,
             config,
-            metrics: metrics::Metrics::new(),
+            metrics,
             alarms: alarms::Alarms::default(),
             lease_ids,
+            answer_bytes,
+            raising: AtomicBool::new(false),
+            tasks_started: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// What runs beside all calls, once: in the runtime of the first net thread.
+    fn start_tasks(self: &Arc<Self>) {
+        if self.config.auto_compaction != AutoCompaction::Off {
+            tokio::spawn(auto_compaction::run(Arc::clone(self)));
+        }
+        if self.config.quota_bytes > 0 {
+            tokio::spawn(quota::run(Arc::clone(self)));
+        }
     }
 }
 
@@ -117,8 +158,12 @@ impl Face for Etcd3 {
     fn on_thread(&self) -> Arc<dyn ThreadFace> {
         let shared = Arc::clone(&self.shared);
         let visible = shared.handle.visible();
+        if !shared.tasks_started.swap(true, Ordering::Relaxed) {
+            shared.start_tasks();
+        }
         let hub = watch::Hub::start(&shared);
-        Arc::new(OnThread(Arc::new(Thread { shared, visible, hub })))
+        let waits = waits::Waits::start(&shared.handle);
+        Arc::new(OnThread(Arc::new(Thread { shared, visible, hub, waits })))
     }
 }
 
@@ -127,6 +172,7 @@ struct Thread {
     shared: Arc<Shared>,
     visible: tokio::sync::watch::Receiver<Visible>,
     hub: Arc<watch::Hub>,
+    waits: Arc<waits::Waits>,
 }
 
 struct OnThread(Arc<Thread>);

@@ -149,6 +149,17 @@ fn translate_compare(compare: pb::Compare) -> Result<Compare, Status> {
     Ok(Compare { key: compare.key, end: range_end(compare.range_end), op, target })
 }
 
+/// Whether each operation of a transaction, nested ones included, is a read that a member may answer alone.
+#[must_use]
+pub fn reads_serializably(request: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    request.success.iter().chain(&request.failure).all(|op| match &op.request {
+        Some(Request::RequestRange(range)) => range.serializable,
+        Some(Request::RequestTxn(nested)) => reads_serializably(nested),
+        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) | None => false,
+    })
+}
+
 /// Whether a branch of the transaction may put a key: what a full store refuses.
 #[must_use]
 pub fn puts(txn: &Txn) -> bool {

@@ -2,6 +2,9 @@
 
 mod etcd3;
 mod hostile;
+mod limits;
+mod queues;
+mod txns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use quorate_ids::Revision;
 use quorate_member::Handle;
 use quorate_models::keys::watch::RevisionEvents;
-use quorate_models::keys::{Event, EventKind, KeyValue, Value};
+use quorate_models::keys::{Event, EventKind, KeyValue, Value, load_previous};
 use quorate_wire::etcdserverpb as pb;
 
 use crate::etcd3::answers;
@@ -77,10 +77,20 @@ fn encode_event(event: &Event, value: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// What was there before an event: nothing where there was nothing.
-pub async fn previous(handle: &Handle, previous: Option<&KeyValue>) -> Result<Bytes, Status> {
-    let Some(kv) = previous else { return Ok(Bytes::new()) };
-    let value = answers::value(handle, kv.value.clone()).await?;
+/// What was there before an event: nothing where there was nothing, or where compaction has taken it since.
+pub async fn previous(handle: &Handle, event: &Event) -> Result<Bytes, Status> {
+    let Some(kv) = &event.previous else { return Ok(Bytes::new()) };
+    let value = match answers::value(handle, kv.value.clone()).await {
+        Ok(value) => value,
+        // Events stay in memory longer than the files that they name: the version is looked up again.
+        Err(_) => {
+            let event = event.clone();
+            let found = handle.blocking(move |store| load_previous(store, &event)).await;
+            let found = found.transpose()?.flatten();
+            let Some(KeyValue { value: Value::Here(value), .. }) = found else { return Ok(Bytes::new()) };
+            value
+        }
+    };
     let kv_len = answers::key_value_len(kv, value.len());
     let mut out = BytesMut::with_capacity(kv_len + 8);
     encode_key(tag::EVENT_PREV_KV, WireType::LengthDelimited, &mut out);

@@ -118,16 +118,24 @@ impl Hub {
 
     pub fn close(&self, id: StreamId) {
         let mut state = self.lock();
+        let state = &mut *state;
         state.progress_wanted.remove(&id);
         let Some(stream) = state.streams.remove(&id) else { return };
         for place in stream.watchers.into_values() {
             self.shared.metrics.watcher_ended();
-            if let Place::Watching(watch) = place {
-                state.set.remove(watch);
-                state.targets.remove(&watch);
-            }
+            self.forget(&mut state.set, &mut state.targets, place);
         }
         self.shared.metrics.watch_stream_closed();
+    }
+
+    fn forget(&self, set: &mut WatchSet, targets: &mut HashMap<WatchId, Target>, place: Place) {
+        match place {
+            Place::Watching(watch) => {
+                set.remove(watch);
+                targets.remove(&watch);
+            }
+            Place::Parked(_) => self.shared.metrics.watcher_resumed(),
+        }
     }
 
     /// Rings when a watcher of the stream was parked.
@@ -146,8 +154,8 @@ impl Hub {
     }
 
     fn push(&self, stream: &Stream, message: Bytes) {
+        self.shared.metrics.watch_sent(message.len());
         stream.outgoing.push(message);
-        self.shared.metrics.watch_sent();
     }
 
     fn answer(&self, stream: &Stream, at: Revision, response: pb::WatchResponse) {
@@ -230,10 +238,7 @@ impl Hub {
         let state = &mut *state;
         let Some(stream) = state.streams.get_mut(&id) else { return };
         let Some(place) = stream.watchers.remove(&watch_id) else { return };
-        if let Place::Watching(watch) = place {
-            state.set.remove(watch);
-            state.targets.remove(&watch);
-        }
+        self.forget(&mut state.set, &mut state.targets, place);
         self.shared.metrics.watcher_ended();
         let response = pb::WatchResponse { watch_id, canceled: true, ..Default::default() };
         self.answer(stream, self.newest(), response);
@@ -255,6 +260,7 @@ impl Hub {
                 let watch = state.set.add(watcher);
                 state.targets.insert(watch, target);
                 *place = Place::Watching(watch);
+                self.shared.metrics.watcher_resumed();
             }
         }
         self.wake.notify_one();
@@ -410,8 +416,7 @@ impl Hub {
                     before = match previous.get(&place) {
                         Some(known) => known.clone(),
                         None => {
-                            let kv = revision.events()[place].previous.as_ref();
-                            let read = encode::previous(handle, kv).await?;
+                            let read = encode::previous(handle, &revision.events()[place]).await?;
                             previous.insert(place, read.clone());
                             read
                         }
@@ -444,6 +449,7 @@ impl Hub {
             watcher.next_revision = revisions[0].0;
             stream.watchers.insert(target.watch_id, Place::Parked(Box::new((watcher, target))));
             stream.parked.notify_one();
+            self.shared.metrics.watcher_parked();
             return;
         }
         if queued >= queue_bytes_max.saturating_mul(QUEUE_OVERFLOW) {

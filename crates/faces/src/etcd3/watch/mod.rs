@@ -79,7 +79,7 @@ impl Serving {
             tokio::select! {
                 message = self.messages.next(), if listens => {
                     let Some(message) = message? else { return Ok(()) };
-                    self.started.received();
+                    self.started.received(message.len());
                     self.take(grpc::decode(message)?);
                 }
                 below = self.outgoing.below(queue_bytes_max), if !listens => {
