@@ -4,5 +4,6 @@ mod elections;
 mod hostile;
 mod leadership;
 mod network;
+mod scenarios;
 mod snapshots;
 mod wire;
