@@ -1,10 +1,10 @@
 //! `quorate server`: one member, configured by flags, environment or file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use quorate::{ClientLimits, Config, InitialState, Server};
+use quorate::{ClientLimits, Config, InitialState, Server, TlsSettings, TlsVersion, TlsVersions};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
@@ -100,6 +100,8 @@ fn config(values: &Values) -> anyhow::Result<Config> {
         .learners_max(usize::try_from(values.int("max-learners")).unwrap_or(0))
         .checkpoint_entries(values.uint("snapshot-count"))
         .client_limits(client_limits(values))
+        .client_tls(tls(values, "")?)
+        .peer_tls(tls(values, "peer-")?)
         .give_up_data(values.bool("give-up-data"));
     // As in etcd: who says where to listen also says what to tell clients, because the two often differ.
     if values.is_given("listen-client-urls") && !values.is_given("advertise-client-urls") {
@@ -130,6 +132,39 @@ fn client_limits(values: &Values) -> ClientLimits {
         streams_max: u32::try_from(streams).ok().filter(|&streams| streams != u32::MAX),
         reuse_port: values.bool("socket-reuse-port"),
     }
+}
+
+/// The TLS settings of the port whose flags start with `prefix`.
+fn tls(values: &Values, prefix: &str) -> anyhow::Result<TlsSettings> {
+    let peer = !prefix.is_empty();
+    let path = |name: &str| {
+        let text = values.text(&format!("{prefix}{name}"));
+        (!text.is_empty()).then(|| PathBuf::from(text))
+    };
+    let version = |setting: &'static str, default| match values.text(setting) {
+        text if text.is_empty() => Ok(default),
+        text => TlsVersion::parse(setting, &text),
+    };
+    Ok(TlsSettings {
+        cert_file: path("cert-file"),
+        key_file: path("key-file"),
+        client_cert_file: path("client-cert-file").filter(|_| peer),
+        client_key_file: path("client-key-file").filter(|_| peer),
+        trusted_ca_file: path("trusted-ca-file"),
+        client_cert_auth: values.bool(&format!("{prefix}client-cert-auth")),
+        auto: values.bool(&format!("{prefix}auto-tls")),
+        allowed_common_names: if peer { values.list("peer-cert-allowed-cn") } else { Vec::new() },
+        allowed_hostnames: values.list(if peer {
+            "peer-cert-allowed-hostname"
+        } else {
+            "client-cert-allowed-hostname"
+        }),
+        versions: TlsVersions {
+            min: version("tls-min-version", TlsVersion::Tls12)?,
+            max: version("tls-max-version", TlsVersion::Tls13)?,
+        },
+        self_signed_years: u32::try_from(values.uint("self-signed-cert-validity")).unwrap_or(u32::MAX),
+    })
 }
 
 fn log_settings(values: &Values) -> logging::Settings {

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_store::StoreConfig;
+use quorate_tls::{Acceptor, Connector};
 
 /// Whether a member without data founds its cluster or joins one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,16 @@ pub enum InitialState {
     #[default]
     New,
     Existing,
+}
+
+/// TLS between members. Nothing of it: plain text.
+#[derive(Clone, Debug, Default)]
+pub struct PeerTls {
+    /// Listened on with TLS, besides [`Config::listen_peer`]; needs `acceptor`.
+    pub listen: Vec<SocketAddr>,
+    pub acceptor: Option<Arc<Acceptor>>,
+    /// Dials the peers whose URLs start with `https://`.
+    pub connector: Option<Arc<Connector>>,
 }
 
 /// The settings of one member. [`Config::new`] has the defaults.
@@ -24,6 +36,7 @@ pub struct Config {
     pub wal_dir: Option<PathBuf>,
     /// Port 0 takes any free port; see [`crate::Running::peer_addrs`].
     pub listen_peer: Vec<SocketAddr>,
+    pub peer_tls: PeerTls,
     pub advertise_peer_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
     /// Name and peer URL; a name may stand more than once.
@@ -60,6 +73,7 @@ impl Config {
             data_dir: None,
             wal_dir: None,
             listen_peer: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            peer_tls: PeerTls::default(),
             advertise_peer_urls: Vec::new(),
             advertise_client_urls: Vec::new(),
             initial_cluster: Vec::new(),

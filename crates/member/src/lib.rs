@@ -12,7 +12,7 @@ pub mod membership;
 pub mod metrics;
 mod shell;
 
-pub use config::{Config, InitialState};
+pub use config::{Config, InitialState, PeerTls};
 pub use core::LeaseAnswer;
 pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
 pub use membership::{Member, MemberList, MembershipRequest};

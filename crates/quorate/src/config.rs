@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_tls::{Port, Settings as TlsSettings, TlsError};
+
 use crate::cluster::{self, Founder};
+use crate::tls::{self, Listen};
 use crate::url::{Url, UrlError};
 
 /// Where a member keeps its data.
@@ -83,6 +86,8 @@ pub struct Config {
     learners_max: usize,
     checkpoint_entries: u64,
     clients: ClientLimits,
+    client_tls: TlsSettings,
+    peer_tls: TlsSettings,
     give_up_data: bool,
 }
 
@@ -102,9 +107,16 @@ pub enum ConfigError {
     UrlTwice { setting: &'static str, text: String },
     #[error("{setting}: at least one URL is needed")]
     NoUrl { setting: &'static str },
-    #[error("{setting}: {text:?}: TLS is not supported yet; use http://")]
-    TlsNotSupportedYet { setting: &'static str, text: String },
-    #[error("{setting}: {text:?}: Unix sockets are not supported yet; use http://")]
+    #[error("{setting}: {url} needs a certificate: give {cert} and {key}, or {auto}")]
+    NoCertificate { setting: &'static str, url: String, cert: String, key: String, auto: String },
+    #[error(
+        "initial-cluster: {url} has TLS, and nothing is there to check its certificate with: give \
+         peer-trusted-ca-file, or peer-auto-tls"
+    )]
+    NoPeerCa { url: String },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{setting}: {text:?}: Unix sockets are not supported yet; use http:// or https://")]
     UnixNotSupportedYet { setting: &'static str, text: String },
     #[error("{setting}: a port other than 0 is needed, because the other members have to know it beforehand")]
     PortZero { setting: &'static str },
@@ -164,6 +176,8 @@ impl Config {
             learners_max: 1,
             checkpoint_entries: 100_000,
             clients: ClientLimits::default(),
+            client_tls: TlsSettings::default(),
+            peer_tls: TlsSettings::default(),
             give_up_data: false,
         }
     }
@@ -303,6 +317,20 @@ impl Config {
         self
     }
 
+    /// TLS on the client URLs that start with `https://`.
+    #[must_use]
+    pub fn client_tls(mut self, settings: TlsSettings) -> Self {
+        self.client_tls = settings;
+        self
+    }
+
+    /// TLS on the peer URLs that start with `https://`, and to the peers that have such.
+    #[must_use]
+    pub fn peer_tls(mut self, settings: TlsSettings) -> Self {
+        self.peer_tls = settings;
+        self
+    }
+
     /// The operator's word that damaged data may be given up; the member returns as a new incarnation.
     #[must_use]
     pub fn give_up_data(mut self, yes: bool) -> Self {
@@ -316,8 +344,8 @@ impl Config {
         &self.name
     }
 
-    /// Checks everything that can be checked without opening a socket or changing a file. The founding members only
-    /// count as long as the member has no data: afterwards its log knows the cluster.
+    /// Checks everything that can be checked without opening a socket or changing a file; it reads certificates. The
+    /// founding members only count as long as the member has no data: afterwards its log knows the cluster.
     pub fn check(&self) -> Result<Plan, ConfigError> {
         self.check_name()?;
         self.check_times_and_sizes()?;
@@ -337,13 +365,22 @@ impl Config {
         };
         let listened_peer: Vec<Url> = listen_peer.iter().map(|(url, _)| url.clone()).collect();
         if let Some(founders) = cluster.as_ref().filter(|_| !self.has_data()) {
-            self.check_place_in(founders, advertise_peer.as_ref().unwrap_or(&listened_peer))?;
+            let own = advertise_peer.as_ref().unwrap_or(&listened_peer);
+            self.check_place_in(founders, own)?;
+            let others = founders.iter().filter(|founder| founder.name != self.name);
+            let others: Vec<&Url> = others.flat_map(|founder| &founder.peer_urls).collect();
+            tls::check_dialling(&self.peer_tls, &others)?;
         }
         Ok(Plan {
             name: self.name.clone(),
             storage: self.storage.clone(),
-            listen_client: listen_client.into_iter().map(|(_, addr)| addr).collect(),
-            listen_peer: listen_peer.into_iter().map(|(_, addr)| addr).collect(),
+            listen_client: Listen::check(
+                Port::Client,
+                "listen-client-urls",
+                &listen_client,
+                &self.client_tls,
+            )?,
+            listen_peer: Listen::check(Port::Peer, "listen-peer-urls", &listen_peer, &self.peer_tls)?,
             advertise_client,
             advertise_peer,
             cluster,
@@ -365,7 +402,11 @@ impl Config {
     fn has_data(&self) -> bool {
         match &self.storage {
             Storage::Folder { data_dir, .. } => {
-                std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_some())
+                // Certificates made at start are no data.
+                let is_data = |entry: std::io::Result<std::fs::DirEntry>| {
+                    entry.map_or(true, |entry| entry.file_name() != tls::MADE_FOLDER)
+                };
+                std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.any(is_data))
             }
             Storage::Memory => false,
         }
@@ -436,8 +477,8 @@ impl Config {
 pub struct Plan {
     pub(crate) name: String,
     pub(crate) storage: Storage,
-    pub(crate) listen_client: Vec<SocketAddr>,
-    pub(crate) listen_peer: Vec<SocketAddr>,
+    pub(crate) listen_client: Listen,
+    pub(crate) listen_peer: Listen,
     /// `None`: the addresses listened on.
     pub(crate) advertise_client: Option<Vec<Url>>,
     /// `None`: the addresses listened on.
@@ -466,9 +507,6 @@ fn parse_all(setting: &'static str, texts: &[String]) -> Result<Vec<Url>, Config
     for text in texts {
         let url =
             Url::parse(text).map_err(|reason| ConfigError::Url { setting, text: text.clone(), reason })?;
-        if url.is_tls() {
-            return Err(ConfigError::TlsNotSupportedYet { setting, text: text.clone() });
-        }
         if matches!(url, Url::Unix { .. }) {
             return Err(ConfigError::UnixNotSupportedYet { setting, text: text.clone() });
         }
@@ -572,7 +610,16 @@ mod tests {
             ),
             (
                 Config::new("a").listen_client_urls(["https://127.0.0.1:1"]),
-                "listen-client-urls: \"https://127.0.0.1:1\": TLS",
+                "listen-client-urls: https://127.0.0.1:1 needs a certificate: give cert-file and key-file, or auto-tls",
+            ),
+            (
+                Config::new("a").listen_peer_urls(["https://127.0.0.1:1"]),
+                "listen-peer-urls: https://127.0.0.1:1 needs a certificate: give peer-cert-file and peer-key-file, or \
+                 peer-auto-tls",
+            ),
+            (
+                three().initial_cluster("m1=http://127.0.0.1:2380,m2=https://127.0.0.1:2480"),
+                "initial-cluster: https://127.0.0.1:2480 has TLS, and nothing is there to check its certificate with",
             ),
             (
                 Config::new("a").listen_client_urls(["unix:///a"]),

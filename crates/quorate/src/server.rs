@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_faces::etcd3::{self, Etcd3};
-use quorate_faces::listener::{self, Face, ListenConfig, ListenError, Serving};
+use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
 use quorate_ids::{ClusterId, MemberId};
-use quorate_member::{Handle, RequestError, Running, Stopped};
+use quorate_member::{Handle, PeerTls, RequestError, Running, Stopped};
 
 use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
+use crate::tls;
 use crate::url::Url;
 
 /// Between two looks for a leader, while there is none.
@@ -55,13 +56,15 @@ impl Server {
     /// leader is known; see [`Server::ready`]. It may block for the disk.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let plan = config.check()?;
-        let member = quorate_member::start(member_config(&plan))?;
+        let client_tls = tls::client(&plan).map_err(ConfigError::from)?;
+        let peer_tls = tls::peers(&plan).map_err(ConfigError::from)?;
+        let member = quorate_member::start(member_config(&plan, peer_tls))?;
         let handle = member.handle();
-        let serving = listener::serve(listen_config(&plan), faces(&handle, &plan))?;
+        let serving = listener::serve(listen_config(&plan, client_tls), faces(&handle, &plan))?;
         let client_addrs = serving.addrs().to_vec();
         let advertise_client_urls = match &plan.advertise_client {
             Some(urls) => urls.iter().map(ToString::to_string).collect(),
-            None => client_addrs.iter().map(|addr| format!("http://{addr}")).collect(),
+            None => tls::urls(&client_addrs, &plan.listen_client),
         };
         Ok(Self {
             name: plan.name,
@@ -154,14 +157,15 @@ impl Server {
     }
 }
 
-fn member_config(plan: &Plan) -> quorate_member::Config {
+fn member_config(plan: &Plan, peer_tls: PeerTls) -> quorate_member::Config {
     let text = |urls: &[Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut config = quorate_member::Config::new(plan.name.clone());
     if let Storage::Folder { data_dir, wal_dir } = &plan.storage {
         config.data_dir = Some(data_dir.clone());
         config.wal_dir.clone_from(wal_dir);
     }
-    config.listen_peer.clone_from(&plan.listen_peer);
+    config.listen_peer.clone_from(&plan.listen_peer.plain);
+    config.peer_tls = peer_tls;
     config.advertise_peer_urls = plan.advertise_peer.as_deref().map(text).unwrap_or_default();
     config.advertise_client_urls = plan.advertise_client.as_deref().map(text).unwrap_or_default();
     config.initial_cluster = plan
@@ -186,8 +190,9 @@ fn member_config(plan: &Plan) -> quorate_member::Config {
     config
 }
 
-fn listen_config(plan: &Plan) -> ListenConfig {
-    let mut config = ListenConfig::new(plan.listen_client.clone());
+fn listen_config(plan: &Plan, tls: Option<ListenTls>) -> ListenConfig {
+    let mut config = ListenConfig::new(plan.listen_client.plain.clone());
+    config.tls = tls;
     config.reuse_port = plan.clients.reuse_port;
     config.keepalive_interval = match plan.clients.keepalive_interval {
         Duration::ZERO => KEEPALIVE_NEVER,

@@ -89,6 +89,15 @@ impl Url {
         }
     }
 
+    /// The host, if it names one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp { host, .. } if !host.is_empty() => Some(host),
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         match self {

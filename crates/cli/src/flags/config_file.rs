@@ -184,13 +184,13 @@ mod tests {
     #[test]
     fn sections_hold_the_tls_settings() {
         let values = file(
-            "peer-transport-security:\n  cert-file: p.pem\nclient-transport-security:\n  auto-tls: false\n",
+            "peer-transport-security:\n  cert-file: p.pem\nclient-transport-security:\n  crl-file: revoked.pem\n",
         )
         .expect("fine");
         assert_eq!(values.text("peer-cert-file"), "p.pem");
         assert_eq!(
             values.review().expect_err("refused").to_string(),
-            "--peer-cert-file is not supported yet"
+            "--client-crl-file is not supported yet"
         );
     }
 

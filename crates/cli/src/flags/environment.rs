@@ -85,11 +85,11 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_refused_only_where_it_is_asked_for() {
-        let asked = with(&["--auto-tls"], &[]).expect("readable");
-        assert_eq!(asked.review().expect_err("refused").to_string(), "--auto-tls is not supported yet");
+        let asked = with(&["--cipher-suites=TLS_AES_128_GCM_SHA256"], &[]).expect("readable");
+        assert_eq!(asked.review().expect_err("refused").to_string(), "--cipher-suites is not supported yet");
         for harmless in [
-            &["--auto-tls=false"][..],
-            &["--cert-file="],
+            &["--discovery-insecure-skip-tls-verify=false"][..],
+            &["--cipher-suites="],
             &["--bcrypt-cost=10"],
             &["--warning-apply-duration=0.1s"],
         ] {

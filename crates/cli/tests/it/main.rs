@@ -3,6 +3,7 @@
 mod bad_input;
 mod command_line;
 mod lifecycle;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

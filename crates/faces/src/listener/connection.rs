@@ -3,12 +3,15 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use quorate_tls::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -20,43 +23,86 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Bytes of one stream that are framed and wait for the socket.
 const SEND_BUFFER_BYTES_MAX: usize = 1 << 20;
+/// What a client without TLS on a port with it may still send while it is told so: pieces, and time.
+const PLAIN_TEXT_READS_MAX: usize = 64;
+const PLAIN_TEXT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Served {
     pub config: Arc<ListenConfig>,
     pub faces: Arc<[Arc<dyn ThreadFace>]>,
     pub stopping: watch::Receiver<bool>,
+    /// On a port with TLS.
+    pub tls: Option<Arc<Acceptor>>,
 }
 
 impl Served {
     /// Serves a connection until either side ends it, or a stop.
     pub(super) async fn run(self, mut stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
+        let Some((speaks, bytes)) = self.first(&mut stream, peer).await else { return };
+        let Some(tls) = self.tls.clone() else {
+            if speaks == Speaks::Tls {
+                tracing::info!(%peer, "closed a connection that speaks TLS; this port is plain text (http://)");
+                return;
+            }
+            return self.serve(speaks, Rewound::new(bytes, stream), peer).await;
+        };
+        if speaks != Speaks::Tls {
+            tracing::info!(%peer, "closed a connection that speaks plain text; this port has TLS (https://)");
+            if speaks == Speaks::Http1 {
+                self.answer_plain_text(stream).await;
+            }
+            return;
+        }
         let mut stopping = self.stopping.clone();
-        let first = tokio::select! {
-            first = tokio::time::timeout(self.config.handshake_timeout, first_bytes::read(&mut stream)) => first,
+        let shaken = tokio::select! {
+            shaken = tls.accept(Rewound::new(bytes, stream), self.config.handshake_timeout) => shaken,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
-        let (speaks, bytes) = match first {
-            Ok(Ok(first)) => first,
+        let mut stream = match shaken {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "refused a client's connection");
+                return;
+            }
+        };
+        let Some((speaks, bytes)) = self.first(&mut stream, peer).await else { return };
+        self.serve(speaks, Rewound::new(bytes, stream), peer).await;
+    }
+
+    /// What the stream speaks, and the bytes that said so. `None`: it did not say in time, or there is a stop.
+    async fn first<S: AsyncRead + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: SocketAddr,
+    ) -> Option<(Speaks, Vec<u8>)> {
+        let mut stopping = self.stopping.clone();
+        let first = tokio::select! {
+            first = tokio::time::timeout(self.config.handshake_timeout, first_bytes::read(stream)) => first,
+            _ = stopping.wait_for(|stopping| *stopping) => return None,
+        };
+        match first {
+            Ok(Ok(first)) => Some(first),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "a connection ended before it said what it speaks");
-                return;
+                None
             }
             Err(_) => {
                 let seconds = self.config.handshake_timeout.as_secs_f64();
                 tracing::info!(%peer, seconds, "closed a connection that did not say in time what it speaks");
-                return;
+                None
             }
-        };
-        let stream = Rewound::new(bytes, stream);
+        }
+    }
+
+    async fn serve<S>(self, speaks: Speaks, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let ended = match speaks {
             Speaks::Http2 => self.http2(stream).await,
             Speaks::Http1 => self.http1(stream).await,
-            Speaks::Tls => {
-                tracing::info!(%peer, "closed a connection that speaks TLS; this port is plain text");
-                Ok(())
-            }
-            Speaks::Unknown => {
+            Speaks::Tls | Speaks::Unknown => {
                 tracing::info!(%peer, "closed a connection that speaks neither HTTP/1 nor HTTP/2");
                 Ok(())
             }
@@ -66,7 +112,31 @@ impl Served {
         }
     }
 
-    async fn http2(self, stream: Rewound<TcpStream>) -> Result<(), hyper::Error> {
+    /// Tells an HTTP/1 client without TLS what it should do.
+    async fn answer_plain_text(&self, mut stream: TcpStream) {
+        const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                              Connection: close\r\nContent-Length: 32\r\n\r\n\
+                              this port has TLS: use https://\n";
+        let answer = async {
+            stream.write_all(ANSWER.as_bytes()).await?;
+            stream.shutdown().await?;
+            // What the client still sends is taken, within bounds: closing on unread bytes would reset the connection
+            // and could cost the client the answer.
+            let mut sent = [0; 1024];
+            for _ in 0..PLAIN_TEXT_READS_MAX {
+                if stream.read(&mut sent).await? == 0 {
+                    break;
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let _ = tokio::time::timeout(PLAIN_TEXT_TIMEOUT, answer).await;
+    }
+
+    async fn http2<S>(self, stream: S) -> Result<(), hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let config = &self.config;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -90,7 +160,10 @@ impl Served {
         connection.await
     }
 
-    async fn http1(self, stream: Rewound<TcpStream>) -> Result<(), hyper::Error> {
+    async fn http1<S>(self, stream: S) -> Result<(), hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         /// What hyper needs at least.
         const BUFFER_BYTES_MIN: usize = 8192;
         let config = &self.config;

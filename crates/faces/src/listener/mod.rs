@@ -1,10 +1,12 @@
 //! The one place that binds client ports.
 //!
 //! One thread accepts and hands connections round-robin to the net threads, each with its own single-threaded runtime.
-//! A connection's first bytes say what it speaks: HTTP/2, HTTP/1 or neither, and all faces share both.
+//! A connection's first bytes say what it speaks: HTTP/2, HTTP/1 or neither, and all faces share both. On a port with TLS
+//! they do so inside of it.
 //!
 //! Invariants: connections, header sizes and the time until a connection has said what it speaks are bounded; what is
-//! beyond a bound is closed with a line in the log. [`Serving::stop`] returns within its bound.
+//! beyond a bound is closed with a line in the log. Nothing is answered in plain text on a port with TLS but that it has
+//! TLS. [`Serving::stop`] returns within its bound.
 
 mod body;
 mod connection;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
 pub use threads::Serving;
@@ -42,11 +45,23 @@ pub trait ThreadFace: Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>) -> Answering;
 }
 
+/// Ports with TLS.
+#[derive(Clone, Debug)]
+pub struct ListenTls {
+    /// Listened on besides [`ListenConfig::addrs`]; they come after those in [`Serving::addrs`].
+    pub addrs: Vec<SocketAddr>,
+    pub acceptor: Arc<Acceptor>,
+}
+
+/// The protocols offered in a TLS handshake, best first.
+pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// What to listen on, and the bounds.
 #[derive(Clone, Debug)]
 pub struct ListenConfig {
-    /// Port 0 takes a free one; [`Serving::addrs`] says which.
+    /// Without TLS. Port 0 takes a free one; [`Serving::addrs`] says which.
     pub addrs: Vec<SocketAddr>,
+    pub tls: Option<ListenTls>,
     /// 0: one for each core.
     pub net_threads: usize,
     /// Connections open at a time; one more is closed at once.
@@ -73,6 +88,7 @@ impl ListenConfig {
     pub fn new(addrs: Vec<SocketAddr>) -> Self {
         Self {
             addrs,
+            tls: None,
             net_threads: 0,
             connections_max: 10_000,
             streams_max: 16_384,
@@ -100,14 +116,27 @@ pub enum ListenError {
 
 /// Binds the ports and serves `faces` on them until [`Serving::stop`].
 pub fn serve(config: ListenConfig, faces: Vec<Arc<dyn Face>>) -> Result<Serving, ListenError> {
-    if config.addrs.is_empty() {
+    let bound = |addr: &SocketAddr, tls| match bind(*addr, &config) {
+        Ok(listener) => Ok(Port { listener, tls }),
+        Err(error) => Err(ListenError::Bind { addr: *addr, error }),
+    };
+    let mut listeners =
+        config.addrs.iter().map(|addr| bound(addr, None)).collect::<Result<Vec<Port>, ListenError>>()?;
+    if let Some(tls) = &config.tls {
+        for addr in &tls.addrs {
+            listeners.push(bound(addr, Some(Arc::clone(&tls.acceptor)))?);
+        }
+    }
+    if listeners.is_empty() {
         return Err(ListenError::NoAddress);
     }
-    let mut listeners = Vec::with_capacity(config.addrs.len());
-    for addr in &config.addrs {
-        listeners.push(bind(*addr, &config).map_err(|error| ListenError::Bind { addr: *addr, error })?);
-    }
     Serving::start(config, faces, listeners).map_err(ListenError::Thread)
+}
+
+/// A bound port, and what makes TLS connections of those that it accepts.
+struct Port {
+    listener: TcpListener,
+    tls: Option<Arc<Acceptor>>,
 }
 
 fn bind(addr: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {

@@ -1,16 +1,17 @@
 //! The threads: one that accepts, and the net threads.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use quorate_tls::Acceptor as TlsAcceptor;
 use tokio::sync::{mpsc, watch};
 
 use super::connection::Served;
-use super::{Face, ListenConfig, ThreadFace};
+use super::{Face, ListenConfig, Port, ThreadFace};
 
 /// Accepted connections that wait for one net thread; more are closed.
 const HANDED_OVER_MAX: usize = 256;
@@ -19,7 +20,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a thread may take to end beyond the time that requests have.
 const JOIN_MARGIN: Duration = Duration::from_millis(500);
 
-type Accepted = (TcpStream, SocketAddr);
+type Accepted = (TcpStream, SocketAddr, Option<Arc<TlsAcceptor>>);
 
 /// Listening ports. Dropped, it stops.
 pub struct Serving {
@@ -34,9 +35,10 @@ impl Serving {
     pub(super) fn start(
         config: ListenConfig,
         faces: Vec<Arc<dyn Face>>,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Port>,
     ) -> io::Result<Self> {
-        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let addrs =
+            listeners.iter().map(|port| port.listener.local_addr()).collect::<io::Result<Vec<_>>>()?;
         let (stop, stopping) = watch::channel(false);
         let connections = Arc::new(AtomicUsize::new(0));
         let stop_timeout = config.stop_timeout;
@@ -133,7 +135,7 @@ impl NetThread {
             loop {
                 tokio::select! {
                     next = accepted.recv() => {
-                        let Some((stream, peer)) = next else { break };
+                        let Some((stream, peer, tls)) = next else { break };
                         let counted = Counted(Arc::clone(&self.connections));
                         let stream = match tokio::net::TcpStream::from_std(stream) {
                             Ok(stream) => stream,
@@ -146,6 +148,7 @@ impl NetThread {
                             config: Arc::clone(&self.config),
                             faces: Arc::clone(&faces),
                             stopping: self.stopping.clone(),
+                            tls,
                         };
                         tasks.spawn(async move {
                             served.run(stream, peer).await;
@@ -177,16 +180,16 @@ impl Acceptor {
     fn run(
         self,
         runtime: &tokio::runtime::Runtime,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Port>,
         mut stopping: watch::Receiver<bool>,
     ) {
         let acceptor = Arc::new(self);
         runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
-            for listener in listeners {
+            for Port { listener, tls } in listeners {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        tasks.spawn(Arc::clone(&acceptor).accept(listener));
+                        tasks.spawn(Arc::clone(&acceptor).accept(listener, tls));
                     }
                     Err(error) => tracing::error!(%error, "can't accept connections on a port"),
                 }
@@ -196,10 +199,10 @@ impl Acceptor {
         });
     }
 
-    async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener) {
+    async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener, tls: Option<Arc<TlsAcceptor>>) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.hand_over(stream, peer),
+                Ok((stream, peer)) => self.hand_over(stream, peer, tls.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -208,7 +211,7 @@ impl Acceptor {
         }
     }
 
-    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr, tls: Option<Arc<TlsAcceptor>>) {
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let connections_max = self.config.connections_max;
         if open >= connections_max {
@@ -217,7 +220,7 @@ impl Acceptor {
             return;
         }
         let to = self.next.fetch_add(1, Ordering::Relaxed) % self.hand_over.len();
-        let handed = stream.into_std().map(|stream| self.hand_over[to].try_send((stream, peer)));
+        let handed = stream.into_std().map(|stream| self.hand_over[to].try_send((stream, peer, tls)));
         if !matches!(handed, Ok(Ok(()))) {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(%peer, "closed a connection: its net thread is too busy to take it");

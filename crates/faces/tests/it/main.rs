@@ -4,6 +4,7 @@ mod etcd3;
 mod hostile;
 mod limits;
 mod queues;
+mod tls;
 mod txns;
 
 use std::net::SocketAddr;

@@ -83,12 +83,11 @@ pub struct Running {
 /// Starts a member: binds its peer listeners, opens its data, starts its threads. Returns before a leader is known.
 /// It may block for the disk, and for peers where it has to join a cluster.
 pub fn start(mut config: Config) -> Result<Running, StartError> {
-    let listeners = transport::bind(&config.listen_peer)
+    let listeners = transport::bind(&config.listen_peer, &config.peer_tls)
         .map_err(|source| StartError::Io { what: "the peer port is not available".to_owned(), source })?;
-    let peer_addrs: Vec<SocketAddr> =
-        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let peer_addrs: Vec<SocketAddr> = listeners.iter().map(|bound| bound.addr).collect();
     if config.advertise_peer_urls.is_empty() {
-        config.advertise_peer_urls = peer_addrs.iter().map(|addr| format!("http://{addr}")).collect();
+        config.advertise_peer_urls = listeners.iter().map(transport::Bound::url).collect();
     }
     if config.initial_cluster.is_empty() {
         let own = config.advertise_peer_urls.iter().map(|url| (config.name.clone(), url.clone()));
@@ -281,7 +280,10 @@ fn join(config: &Config, incarnation: Incarnation) -> Result<Founding, StartErro
     let mut last = "the initial cluster names no other member".to_owned();
     while Instant::now() < deadline {
         for url in &peers {
-            match runtime.block_on(transport::ask_members(std::slice::from_ref(url))) {
+            match runtime.block_on(transport::ask_members(
+                std::slice::from_ref(url),
+                config.peer_tls.connector.as_deref(),
+            )) {
                 Ok((cluster, members)) => {
                     let me = members.iter().find(|member| {
                         member.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url))
@@ -326,7 +328,7 @@ fn check_owner(config: &Config, stages: &Stages) -> Result<(), StartError> {
 fn run(
     config: Config,
     stages: Stages,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<transport::Bound>,
     peer_addrs: Vec<SocketAddr>,
     book: PeerBook,
     feed: Arc<Feed>,
@@ -339,7 +341,8 @@ fn run(
     };
     let metrics = Arc::new(Metrics::new());
     let inbox = Arc::new(Inbox::new(INBOX_MAX));
-    let transport = Transport::start(stages.identity, book, listeners, inbox.clone(), metrics.clone())
+    let tls = config.peer_tls.connector.clone();
+    let transport = Transport::start(stages.identity, book, listeners, tls, inbox.clone(), metrics.clone())
         .map_err(io("starting the peer thread"))?;
     transport.set_members(&stages.members);
     let visible = watch::Sender::new(Visible::default());

@@ -1,4 +1,4 @@
-//! Frames between members over TCP.
+//! Frames between members over TCP, with TLS where a peer URL starts with `https://`.
 //!
 //! Each member dials each peer once per lane and only sends on the connections that it dialled. Invariants:
 //!
@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quorate_ids::MemberId;
+use quorate_tls::{Acceptor, Connector, HandshakeError, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
@@ -21,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::book::PeerBook;
 use super::inbox::Inbox;
+use super::reachability::Reachability;
+use crate::config::PeerTls;
 use crate::core::LogInput;
 use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameError, Hello, Lane, PROTOCOL_VERSION};
 use crate::handle::Identity;
@@ -33,6 +36,11 @@ const FRAMES_QUEUED_MAX: usize = 4096;
 const FRAMES_PER_WRITE_MAX: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one read takes from a connection, at least and at most.
+const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES_MAX: usize = 1024 * 1024;
+/// A larger read buffer is given back once it is empty.
+const READ_BYTES_KEPT_MAX: usize = 256 * 1024;
 const REDIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
 const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Connections that peers may have open to us at a time.
@@ -55,8 +63,14 @@ pub enum LinkError {
     Timeout(Duration),
     #[error("the peer closed the connection")]
     Closed,
-    #[error("{0} is no address of a peer: http://HOST:PORT is expected")]
+    #[error("{0} is no address of a peer: http://HOST:PORT or https://HOST:PORT is expected")]
     Url(String),
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    #[error(
+        "{0} has TLS, and this member has nothing to check it with: set peer-trusted-ca-file or peer-auto-tls"
+    )]
+    NoCa(String),
 }
 
 struct Queue {
@@ -67,6 +81,8 @@ struct Queue {
 struct State {
     identity: Identity,
     book: PeerBook,
+    /// For the peers that have TLS.
+    tls: Option<Arc<Connector>>,
     inbox: Arc<Inbox<LogInput>>,
     metrics: Arc<Metrics>,
     members: Mutex<MemberList>,
@@ -86,13 +102,15 @@ impl Transport {
     pub fn start(
         identity: Identity,
         book: PeerBook,
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<Bound>,
+        tls: Option<Arc<Connector>>,
         inbox: Arc<Inbox<LogInput>>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let state = Arc::new(State {
             identity,
             book,
+            tls,
             inbox,
             metrics,
             members: Mutex::new(MemberList::default()),
@@ -125,9 +143,11 @@ impl Transport {
     }
 
     fn dial(&self, member: &Member) -> Queue {
+        let news = Arc::new(Reachability::new(member.clone()));
         let lanes = Lane::ALL.into_iter().map(|lane| {
             let (queue, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
-            self.runtime.spawn(keep_connected(self.state.clone(), member.clone(), lane, frames));
+            let (state, news) = (self.state.clone(), news.clone());
+            self.runtime.spawn(keep_connected(state, news, member.clone(), lane, frames));
             (lane, queue)
         });
         Queue { urls: member.peer_urls.clone(), lanes: lanes.collect() }
@@ -157,18 +177,21 @@ impl Drop for Transport {
     }
 }
 
-/// Opens a TCP connection to the first of `urls` that answers.
-async fn connect(urls: &[String]) -> Result<TcpStream, LinkError> {
+/// Opens a connection to the first of `urls` that answers, with TLS where the URL says so.
+async fn connect(urls: &[String], tls: Option<&Connector>) -> Result<Stream<TcpStream>, LinkError> {
     let mut last = LinkError::Url("(none)".to_owned());
     for url in urls {
         let Some(address) = super::urls::host_and_port(url) else {
             last = LinkError::Url(url.clone());
             continue;
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                match secure(stream, url, &address, tls).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                }
             }
             Ok(Err(error)) => last = error.into(),
             Err(_) => last = LinkError::Timeout(CONNECT_TIMEOUT),
@@ -177,21 +200,62 @@ async fn connect(urls: &[String]) -> Result<TcpStream, LinkError> {
     Err(last)
 }
 
+/// The TLS handshake with a peer that was dialled, where its URL asks for it.
+async fn secure(
+    stream: TcpStream,
+    url: &str,
+    address: &str,
+    tls: Option<&Connector>,
+) -> Result<Stream<TcpStream>, LinkError> {
+    if !super::urls::is_tls(url) {
+        return Ok(Stream::Plain(stream));
+    }
+    let tls = tls.ok_or_else(|| LinkError::NoCa(url.to_owned()))?;
+    let host = super::urls::host(address);
+    Ok(tls.connect(host, stream, HANDSHAKE_TIMEOUT).await?.into())
+}
+
+/// A peer's refusal of our certificate, which may come with the first read, in words.
+fn explained(tls: Option<&Connector>, error: LinkError) -> LinkError {
+    match &error {
+        LinkError::Io(io) => match tls.and_then(|tls| tls.explain(io)) {
+            Some(text) => LinkError::Tls(HandshakeError::Failed(text)),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
 /// Reads one frame; `buffer` keeps what came beyond it.
-async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Bytes, LinkError> {
+///
+/// What is read may live for long: log entries and watch events are slices of it. So a frame gets memory of its own
+/// size, and never a share of a larger read buffer.
+async fn read_frame(stream: &mut Stream<TcpStream>, buffer: &mut BytesMut) -> Result<Bytes, LinkError> {
     loop {
-        if let Some(len) = Frame::len_of(buffer)? {
-            if buffer.len() >= len {
-                return Ok(buffer.split_to(len).freeze());
+        let wanted = Frame::len_of(buffer)?;
+        if let Some(len) = wanted.filter(|len| buffer.len() >= *len) {
+            let frame = Bytes::copy_from_slice(&buffer[..len]);
+            buffer.advance(len);
+            if buffer.is_empty() && buffer.capacity() > READ_BYTES_KEPT_MAX {
+                *buffer = BytesMut::new();
             }
-            buffer.reserve((len - buffer.len()).min(1024 * 1024));
-        } else {
-            buffer.reserve(64 * 1024);
+            return Ok(frame);
         }
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(LinkError::Closed);
+        let missing = wanted.map_or(0, |len| len - buffer.len());
+        buffer.reserve(missing.clamp(READ_BYTES, READ_BYTES_MAX));
+        match stream.read_buf(buffer).await {
+            Ok(0) => return Err(LinkError::Closed),
+            Ok(_) => {}
+            // A TLS peer that was killed does not say that it ends.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(LinkError::Closed),
+            Err(error) => return Err(error.into()),
         }
     }
+}
+
+async fn write(stream: &mut Stream<TcpStream>, bytes: &[u8]) -> Result<(), LinkError> {
+    stream.write_all(bytes).await?;
+    Ok(stream.flush().await?)
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
@@ -200,26 +264,27 @@ async fn in_time<T>(work: impl Future<Output = Result<T, LinkError>>) -> Result<
 
 // ---- dialling ----
 
-async fn keep_connected(state: Arc<State>, peer: Member, lane: Lane, mut frames: mpsc::Receiver<Bytes>) {
+async fn keep_connected(
+    state: Arc<State>,
+    news: Arc<Reachability>,
+    peer: Member,
+    lane: Lane,
+    mut frames: mpsc::Receiver<Bytes>,
+) {
     let mut pause = REDIAL_PAUSE_MIN;
-    let mut said = String::new();
     while !frames.is_closed() {
         match dial_once(&state, &peer, lane).await {
             Ok(stream) => {
-                tracing::info!(peer = %peer.id, name = peer.name, ?lane, "connected to a peer");
-                said.clear();
+                news.connected();
                 pause = REDIAL_PAUSE_MIN;
                 if pump(stream, &mut frames).await.is_none() {
                     return;
                 }
-                tracing::info!(peer = %peer.id, ?lane, "lost the connection to a peer");
+                news.lost();
             }
             Err(error) => {
-                let text = error.to_string();
-                if text != said {
-                    tracing::warn!(peer = %peer.id, urls = ?peer.peer_urls, ?lane, error = text, "no connection to a peer");
-                    said = text;
-                }
+                let absent = matches!(error, LinkError::Io(_) | LinkError::Closed | LinkError::Timeout(_));
+                news.failed(&error.to_string(), absent);
             }
         }
         // What waited for the lost connection is stale: consensus sends again what still matters.
@@ -230,8 +295,9 @@ async fn keep_connected(state: Arc<State>, peer: Member, lane: Lane, mut frames:
     }
 }
 
-async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<TcpStream, LinkError> {
-    let mut stream = connect(&peer.peer_urls).await?;
+async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<Stream<TcpStream>, LinkError> {
+    let tls = state.tls.as_deref();
+    let mut stream = connect(&peer.peer_urls, tls).await?;
     let hello = Hello {
         version: PROTOCOL_VERSION,
         cluster: state.identity.cluster,
@@ -241,7 +307,7 @@ async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<TcpStream
         to: peer.id,
     };
     in_time(async {
-        stream.write_all(&Frame::Hello(hello).encode()).await?;
+        write(&mut stream, &Frame::Hello(hello).encode()).await?;
         let mut buffer = BytesMut::new();
         match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
             Frame::Hello(answer) => {
@@ -256,12 +322,13 @@ async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<TcpStream
             _ => Err(LinkError::Refusing("the peer answered a handshake with something else".to_owned())),
         }
     })
-    .await?;
+    .await
+    .map_err(|error| explained(tls, error))?;
     Ok(stream)
 }
 
 /// Writes frames until the connection breaks (`Some`) or the peer is dropped (`None`).
-async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Bytes>) -> Option<()> {
+async fn pump(mut stream: Stream<TcpStream>, frames: &mut mpsc::Receiver<Bytes>) -> Option<()> {
     let mut taken = Vec::with_capacity(FRAMES_PER_WRITE_MAX);
     let mut probe = [0u8; 1];
     loop {
@@ -274,8 +341,8 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Bytes>) -> Opti
             return None;
         }
         let written = match &taken[..] {
-            [one] => stream.write_all(one).await,
-            many => stream.write_all(&many.concat()).await,
+            [one] => write(&mut stream, one).await,
+            many => write(&mut stream, &many.concat()).await,
         };
         taken.clear();
         if written.is_err() {
@@ -286,7 +353,8 @@ async fn pump(mut stream: TcpStream, frames: &mut mpsc::Receiver<Bytes>) -> Opti
 
 // ---- listening ----
 
-async fn accept(state: Arc<State>, listener: std::net::TcpListener) {
+async fn accept(state: Arc<State>, bound: Bound) {
+    let Bound { listener, tls, .. } = bound;
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
         Err(error) => {
@@ -299,9 +367,9 @@ async fn accept(state: Arc<State>, listener: std::net::TcpListener) {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let state = state.clone();
+                let (state, tls) = (state.clone(), tls.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = incoming(&state, stream).await {
+                    if let Err(error) = incoming(&state, stream, tls.as_deref()).await {
                         let closed = matches!(&error, LinkError::Closed);
                         if closed {
                             tracing::debug!(%from, "a peer closed its connection");
@@ -321,8 +389,40 @@ async fn accept(state: Arc<State>, listener: std::net::TcpListener) {
     }
 }
 
-async fn incoming(state: &State, mut stream: TcpStream) -> Result<(), LinkError> {
+/// What a peer that connected speaks has to be what this port has; where it is not, both are told.
+async fn accepted(stream: TcpStream, tls: Option<&Acceptor>) -> Result<Stream<TcpStream>, LinkError> {
     stream.set_nodelay(true)?;
+    let mut first = [0; 1];
+    let seen = in_time(async { Ok(stream.peek(&mut first).await?) }).await?;
+    if seen == 0 {
+        return Err(LinkError::Closed);
+    }
+    let refuse = |reason: &str| Err(LinkError::Refusing(reason.to_owned()));
+    match tls {
+        None if first[0] == quorate_tls::FIRST_BYTE => refuse(
+            "it speaks TLS, and this member's peer port is plain text: use https:// with peer-cert-file here, or \
+             http:// there",
+        ),
+        None => Ok(Stream::Plain(stream)),
+        Some(tls) if first[0] == quorate_tls::FIRST_BYTE => {
+            Ok(tls.accept(stream, HANDSHAKE_TIMEOUT).await?.into())
+        }
+        Some(_) => {
+            let reason = "this member's peer port has TLS: its peer URL starts with https://".to_owned();
+            let mut plain = Stream::Plain(stream);
+            let _ = in_time(async {
+                // Read, so that closing does not reset the connection before the answer has arrived.
+                read_frame(&mut plain, &mut BytesMut::new()).await?;
+                write(&mut plain, &Frame::Refused { reason }.encode()).await
+            })
+            .await;
+            refuse("it speaks plain text, and this member's peer port has TLS (https://)")
+        }
+    }
+}
+
+async fn incoming(state: &State, stream: TcpStream, tls: Option<&Acceptor>) -> Result<(), LinkError> {
+    let mut stream = accepted(stream, tls).await?;
     let mut buffer = BytesMut::new();
     let hello = in_time(async {
         match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
@@ -339,7 +439,7 @@ async fn incoming(state: &State, mut stream: TcpStream) -> Result<(), LinkError>
             LinkError::Refusing(reason) => reason.clone(),
             other => other.to_string(),
         };
-        let _ = in_time(async { Ok(stream.write_all(&Frame::Refused { reason }.encode()).await?) }).await;
+        let _ = in_time(write(&mut stream, &Frame::Refused { reason }.encode())).await;
         return Err(error);
     }
     let answer = Hello {
@@ -350,7 +450,7 @@ async fn incoming(state: &State, mut stream: TcpStream) -> Result<(), LinkError>
         lane: hello.lane,
         to: hello.member,
     };
-    in_time(async { Ok(stream.write_all(&Frame::Hello(answer).encode()).await?) }).await?;
+    in_time(write(&mut stream, &Frame::Hello(answer).encode())).await?;
     let from = hello.member;
     loop {
         let frame = read_frame(&mut stream, &mut buffer).await?;
@@ -368,10 +468,10 @@ async fn incoming(state: &State, mut stream: TcpStream) -> Result<(), LinkError>
 }
 
 /// A joiner that has no cluster yet may ask who the members are, and nothing else.
-async fn tell_members(state: &State, mut stream: TcpStream) -> Result<(), LinkError> {
+async fn tell_members(state: &State, mut stream: Stream<TcpStream>) -> Result<(), LinkError> {
     let list = state.members.lock().unwrap_or_else(PoisonError::into_inner).encode();
     let answer = Frame::Members { cluster: state.identity.cluster, list };
-    in_time(async { Ok(stream.write_all(&answer.encode()).await?) }).await
+    in_time(write(&mut stream, &answer.encode())).await
 }
 
 fn check_identity(state: &State, hello: &Hello) -> Result<(), LinkError> {
@@ -419,8 +519,11 @@ fn admit(state: &State, hello: &Hello) -> Result<(), LinkError> {
 }
 
 /// Asks the peers at `urls` who the members of their cluster are: what a joiner needs to know before it has one.
-pub async fn ask_members(urls: &[String]) -> Result<(quorate_ids::ClusterId, MemberList), LinkError> {
-    let mut stream = connect(urls).await?;
+pub async fn ask_members(
+    urls: &[String],
+    tls: Option<&Connector>,
+) -> Result<(quorate_ids::ClusterId, MemberList), LinkError> {
+    let mut stream = connect(urls, tls).await?;
     let hello = Hello {
         version: PROTOCOL_VERSION,
         cluster: quorate_ids::ClusterId::ZERO,
@@ -430,7 +533,7 @@ pub async fn ask_members(urls: &[String]) -> Result<(quorate_ids::ClusterId, Mem
         to: MemberId::ZERO,
     };
     in_time(async {
-        stream.write_all(&Frame::Hello(hello).encode()).await?;
+        write(&mut stream, &Frame::Hello(hello).encode()).await?;
         let mut buffer = BytesMut::with_capacity(FRAME_HEADER_BYTES);
         match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
             Frame::Members { cluster, list } => {
@@ -443,16 +546,59 @@ pub async fn ask_members(urls: &[String]) -> Result<(quorate_ids::ClusterId, Mem
         }
     })
     .await
+    .map_err(|error| explained(tls, error))
 }
 
-/// Binds the peer listeners; port 0 takes any free port.
-pub fn bind(addresses: &[SocketAddr]) -> std::io::Result<Vec<std::net::TcpListener>> {
-    addresses
-        .iter()
-        .map(|address| {
-            std::net::TcpListener::bind(address).map_err(|error| {
-                std::io::Error::new(error.kind(), format!("listening for peers on {address}: {error}"))
-            })
+/// A bound peer port.
+pub struct Bound {
+    listener: std::net::TcpListener,
+    pub addr: SocketAddr,
+    tls: Option<Arc<Acceptor>>,
+}
+
+impl Bound {
+    /// The URL of the port.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.addr)
+    }
+}
+
+/// Binds the peer ports, those with TLS last; port 0 takes any free one.
+pub fn bind(plain: &[SocketAddr], tls: &PeerTls) -> std::io::Result<Vec<Bound>> {
+    let open = |address: &SocketAddr, tls: Option<Arc<Acceptor>>| {
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+            let addr = listener.local_addr()?;
+            Ok(Bound { listener, addr, tls })
+        });
+        bound.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("listening for peers on {address}: {error}"))
         })
-        .collect()
+    };
+    let mut bound = plain.iter().map(|address| open(address, None)).collect::<std::io::Result<Vec<_>>>()?;
+    for address in &tls.listen {
+        let Some(acceptor) = &tls.acceptor else {
+            let text = format!("listening for peers with TLS on {address} needs a certificate");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+        };
+        bound.push(open(address, Some(acceptor.clone()))?);
+    }
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_of_ours_does_not_look_like_tls() {
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: quorate_ids::ClusterId(u64::MAX),
+            member: MemberId(1),
+            incarnation: quorate_ids::Incarnation(2),
+            lane: Lane::Bulk,
+            to: MemberId(3),
+        };
+        assert_ne!(Frame::Hello(hello).encode()[0], quorate_tls::FIRST_BYTE);
+    }
 }

@@ -2,50 +2,88 @@
 
 use crate::flags::Group::{Auth, Security};
 use crate::flags::Kind::{Bool, List, Text, Uint};
-use crate::flags::Status::NotYet;
+use crate::flags::Status::{Ignored, NotYet, Supported};
 use crate::flags::{Flag, Group, Kind};
 
 const fn f(group: Group, name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
     Flag::new(group, name, kind, default, NotYet, help)
 }
 
+/// A flag that does what its help says.
+const fn s(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag::new(Security, name, kind, default, Supported, help)
+}
+
+/// A flag that is accepted and has no effect, for the reason given.
+const fn ignored(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    why: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag::new(Security, name, kind, default, Ignored(why), help)
+}
+
+const NO_CLIENT: &str = "a member does not call its own client port";
+
 pub(super) const FLAGS: &[Flag] = &[
-    f(Security, "cert-file", Text, "", "Certificate for the client port."),
-    f(Security, "key-file", Text, "", "Key of the certificate for the client port."),
-    f(
-        Security,
+    s("cert-file", Text, "", "Certificate for the client port, PEM, then those up to its CA."),
+    s("key-file", Text, "", "Key of the certificate for the client port."),
+    ignored(
         "client-cert-file",
         Text,
         "",
-        "Certificate to show when this member is a client of its own port.",
+        NO_CLIENT,
+        "Certificate for a member's calls to its own client port.",
     ),
-    f(Security, "client-key-file", Text, "", "Key of client-cert-file."),
-    f(Security, "client-cert-auth", Bool, "false", "Demand a certificate of every client."),
+    ignored("client-key-file", Text, "", NO_CLIENT, "Key of client-cert-file."),
+    s("client-cert-auth", Bool, "false", "Demand a certificate of every client."),
     f(Security, "client-crl-file", Text, "", "Revoked client certificates."),
-    f(Security, "client-cert-allowed-hostname", List, "", "Host names that a client certificate may have."),
-    f(Security, "trusted-ca-file", Text, "", "CA certificates that clients are checked against."),
-    f(Security, "auto-tls", Bool, "false", "TLS on the client port with a certificate made at start."),
-    f(Security, "peer-cert-file", Text, "", "Certificate for the peer port."),
-    f(Security, "peer-key-file", Text, "", "Key of the certificate for the peer port."),
-    f(Security, "peer-client-cert-file", Text, "", "Certificate to show to peers."),
-    f(Security, "peer-client-key-file", Text, "", "Key of peer-client-cert-file."),
-    f(Security, "peer-client-cert-auth", Bool, "false", "Demand a certificate of every peer."),
-    f(Security, "peer-trusted-ca-file", Text, "", "CA certificates that peers are checked against."),
-    f(Security, "peer-auto-tls", Bool, "false", "TLS between peers with certificates made at start."),
+    s("client-cert-allowed-hostname", List, "", "Host names that a client certificate may have."),
+    s(
+        "trusted-ca-file",
+        Text,
+        "",
+        "CA certificates that clients' certificates are checked against; demands them.",
+    ),
+    s("auto-tls", Bool, "false", "TLS on the client port with a certificate made at start."),
+    s("peer-cert-file", Text, "", "Certificate for the peer port and for dialling peers, PEM."),
+    s("peer-key-file", Text, "", "Key of the certificate for the peer port."),
+    s(
+        "peer-client-cert-file",
+        Text,
+        "",
+        "Certificate to show to peers that are dialled; peer-cert-file if empty.",
+    ),
+    s("peer-client-key-file", Text, "", "Key of peer-client-cert-file."),
+    s("peer-client-cert-auth", Bool, "false", "Demand a certificate of every peer."),
+    s(
+        "peer-trusted-ca-file",
+        Text,
+        "",
+        "CA certificates that peers' certificates are checked against; demands them.",
+    ),
+    s(
+        "peer-auto-tls",
+        Bool,
+        "false",
+        "TLS between peers with certificates made at start; nobody is checked.",
+    ),
     f(Security, "peer-crl-file", Text, "", "Revoked peer certificates."),
-    f(Security, "peer-cert-allowed-cn", List, "", "Common names that a peer certificate may have."),
-    f(Security, "peer-cert-allowed-hostname", List, "", "Host names that a peer certificate may have."),
-    f(
-        Security,
+    s("peer-cert-allowed-cn", List, "", "Common names that a peer certificate may have."),
+    s("peer-cert-allowed-hostname", List, "", "Host names that a peer certificate may have."),
+    ignored(
         "peer-skip-client-san-verification",
         Bool,
         "false",
-        "Don't check the host names of peers' certificates.",
+        "the names in a peer's certificate are not compared with the address that it comes from",
+        "Don't compare the names in a peer's certificate with the address that it comes from.",
     ),
-    f(Security, "self-signed-cert-validity", Uint, "1", "Years that certificates made at start are valid."),
+    s("self-signed-cert-validity", Uint, "1", "Years that certificates made at start are valid."),
     f(Security, "cipher-suites", List, "", "TLS cipher suites, by their IANA names."),
-    f(Security, "tls-min-version", Text, "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
-    f(Security, "tls-max-version", Text, "", "Highest TLS version; the library's if empty."),
+    s("tls-min-version", Text, "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
+    s("tls-max-version", Text, "", "Highest TLS version: TLS1.2 or TLS1.3; TLS1.3 if empty."),
     f(Security, "cors", List, "*", "Web origins that may call; * or empty: all."),
     f(
         Security,

@@ -1,0 +1,233 @@
+//! TLS on both ports of real processes: who gets in, what is said to the others, certificates replaced as they run.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate_interop::{Cluster, Member, WAIT_MAX};
+use quorate_tls::{Connector, Port, Settings};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{binary, quorate, scratch};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A CA that signs certificates for 127.0.0.1 into a folder.
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+impl Ca {
+    fn new(folder: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let file = folder.join(format!("{name}.pem"));
+        std::fs::write(&file, params.self_signed(&key).expect("signed").pem()).expect("written");
+        Self { issuer: Issuer::new(params, key), file }
+    }
+
+    /// Signs `<name>.pem` and `<name>-key.pem`.
+    fn sign(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.signed_by(&key, &self.issuer).expect("signed");
+        let files = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));
+        std::fs::write(&files.1, key.serialize_pem()).expect("written");
+        std::fs::write(&files.0, cert.pem()).expect("written");
+        files
+    }
+}
+
+/// The flags that put `https://` in front of a member's addresses.
+fn https(cluster: &Cluster, number: usize) -> Vec<String> {
+    let member = &cluster.members[number];
+    let (client, peer) = (format!("https://{}", member.client), format!("https://{}", member.peer));
+    let founders: Vec<String> =
+        cluster.members.iter().map(|member| format!("{}=https://{}", member.name, member.peer)).collect();
+    let flags = [
+        ("--listen-client-urls", client.clone()),
+        ("--advertise-client-urls", client),
+        ("--listen-peer-urls", peer.clone()),
+        ("--initial-advertise-peer-urls", peer),
+        ("--initial-cluster", founders.join(",")),
+    ];
+    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+}
+
+/// The flags of a port that serves a certificate and demands one.
+fn demanding(prefix: &str, ca: &Ca, (cert, key): &(PathBuf, PathBuf)) -> Vec<String> {
+    let path = |path: &Path| path.display().to_string();
+    vec![
+        format!("--{prefix}cert-file={}", path(cert)),
+        format!("--{prefix}key-file={}", path(key)),
+        format!("--{prefix}trusted-ca-file={}", path(&ca.file)),
+        format!("--{prefix}client-cert-auth"),
+    ]
+}
+
+fn start(member: &mut Member, flags: &[String]) {
+    member.start_with(&flags.iter().map(String::as_str).collect::<Vec<_>>()).expect("started");
+}
+
+fn say(member: &mut Member, text: &str) {
+    member.process().wait_for_output(text).expect("it says so");
+}
+
+/// `GET /health` over TLS: the answer, or why there is none.
+fn health(addr: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<String, String> {
+    let settings = Settings {
+        cert_file: shown.map(|(cert, _)| cert.clone()),
+        key_file: shown.map(|(_, key)| key.clone()),
+        trusted_ca_file: Some(ca.to_owned()),
+        ..Settings::default()
+    };
+    let identity = settings.identity(Port::Client, None, &[]).expect("an identity");
+    let tls = Connector::new(Port::Client, &settings, identity.as_ref(), &[b"http/1.1"]).expect("usable");
+    let addr: SocketAddr = addr.parse().expect("an address");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
+        let mut stream =
+            tls.connect("127.0.0.1", stream, PATIENCE).await.map_err(|error| error.to_string())?;
+        let explain = |error: std::io::Error| tls.explain(&error).unwrap_or_else(|| error.to_string());
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .map_err(explain)?;
+        stream.flush().await.map_err(explain)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.map_err(explain)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    })
+}
+
+#[test]
+fn members_demand_certificates_of_clients_and_peers_and_take_new_ones_as_they_run() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 3, &[]).expect("a plan");
+    let (ca, other) = (Ca::new(&folder, "ca"), Ca::new(&folder, "other"));
+    let server = ca.sign(&folder, "server");
+    let foreign = other.sign(&folder, "m3-peer");
+    for number in 0..3 {
+        let mut flags = https(&cluster, number);
+        flags.extend(demanding("", &ca, &server));
+        flags.extend(demanding("peer-", &ca, if number == 2 { &foreign } else { &server }));
+        start(&mut cluster.members[number], &flags);
+    }
+    let [first, second, third] = &mut cluster.members[..] else { panic!("three members") };
+    first.wait_ready().expect("two of three are enough");
+    second.wait_ready().expect("two of three are enough");
+    say(first, "its certificate was not signed by a CA in");
+    say(third, "it refuses our certificate");
+
+    // The third gets a certificate of the right CA, without a restart.
+    ca.sign(&folder, "m3-peer");
+    third.wait_ready().expect("its new certificate is taken");
+
+    let client = ca.sign(&folder, "client");
+    for member in [first, second, third] {
+        let answer = health(&member.client, &ca.file, Some(&client)).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let addr = cluster.members[0].client.clone();
+    let refused = health(&addr, &ca.file, None).expect_err("no certificate");
+    assert!(refused.contains("it demands a certificate"), "{refused}");
+    say(&mut cluster.members[0], "it shows no certificate, and client-cert-auth demands one");
+    let stranger = other.sign(&folder, "stranger");
+    let refused = health(&addr, &ca.file, Some(&stranger)).expect_err("a stranger");
+    assert!(refused.contains("it refuses our certificate"), "{refused}");
+    let refused = health(&addr, &other.file, Some(&client)).expect_err("a server of another CA");
+    assert!(refused.contains("was not signed by a CA in"), "{refused}");
+    let (status, text) = quorate_interop::http_get(&addr, "/health").expect("an answer");
+    assert_eq!((status, text.as_str()), (400, "this port has TLS: use https://\n"));
+    say(&mut cluster.members[0], "closed a connection that speaks plain text");
+    cluster.terminate().expect("a clean stop");
+}
+
+#[test]
+fn a_member_with_tls_and_a_plain_one_both_say_what_is_wrong() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 2, &[]).expect("a plan");
+    let ca = Ca::new(&folder, "ca");
+    let mut flags = https(&cluster, 0);
+    flags.extend(demanding("", &ca, &ca.sign(&folder, "server")));
+    flags.extend(demanding("peer-", &ca, &ca.sign(&folder, "peer")));
+    start(&mut cluster.members[0], &flags);
+    cluster.members[1].start().expect("started");
+    say(&mut cluster.members[0], "it speaks plain text, and this member's peer port has TLS");
+    say(&mut cluster.members[0], "perhaps it speaks plain text");
+    say(&mut cluster.members[1], "it speaks TLS, and this member's peer port is plain text");
+    say(&mut cluster.members[1], "refused by the peer: this member's peer port has TLS");
+}
+
+#[test]
+fn certificates_made_at_start_serve_and_are_found_again() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 3, &[]).expect("a plan");
+    let flags: Vec<Vec<String>> = (0..3)
+        .map(|number| {
+            let mut flags = https(&cluster, number);
+            flags.extend(["--auto-tls".to_owned(), "--peer-auto-tls".to_owned()]);
+            flags
+        })
+        .collect();
+    for (member, flags) in cluster.members.iter_mut().zip(&flags) {
+        start(member, flags);
+    }
+    for member in &mut cluster.members {
+        member.wait_ready().expect("ready");
+    }
+    let member = &mut cluster.members[0];
+    let cert = member.data_dir.join("fixtures").join("client").join("cert.pem");
+    let made = std::fs::read(&cert).expect("made");
+    assert!(health(&member.client, &cert, None).expect("an answer").starts_with("HTTP/1.1 200"));
+    member.terminate(WAIT_MAX).expect("stopped");
+    start(member, &flags[0]);
+    member.wait_ready().expect("ready again");
+    assert_eq!(std::fs::read(&cert).expect("kept"), made);
+    assert!(health(&member.client, &cert, None).expect("an answer").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn settings_that_cannot_work_end_the_start_and_are_named() {
+    let (_guard, folder) = scratch();
+    let ca = Ca::new(&folder, "ca");
+    let (one, two) = (ca.sign(&folder, "one"), ca.sign(&folder, "two"));
+    let path = |path: &Path| path.display().to_string();
+    let urls = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"];
+    for (flags, expected) in [
+        (
+            vec![],
+            "listen-client-urls: https://127.0.0.1:1 needs a certificate: give cert-file and key-file"
+                .to_owned(),
+        ),
+        (vec![format!("--cert-file={}", path(&one.0))], "cert-file is given without key-file".to_owned()),
+        (
+            vec![format!("--cert-file={}", path(&one.0)), format!("--key-file={}", path(&two.1))],
+            format!("{}: this key does not belong to the certificate in {}", path(&two.1), path(&one.0)),
+        ),
+        (
+            vec!["--cert-file=/no/such/file".to_owned(), format!("--key-file={}", path(&two.1))],
+            "cert-file: cannot read /no/such/file".to_owned(),
+        ),
+        (
+            vec!["--auto-tls".to_owned(), "--tls-min-version=TLS1.1".to_owned()],
+            "tls-min-version: \"TLS1.1\" is no TLS version".to_owned(),
+        ),
+    ] {
+        let mut arguments = vec!["server"];
+        arguments.extend(urls);
+        arguments.extend(flags.iter().map(String::as_str));
+        let output = quorate(&arguments, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&expected), "{said}");
+    }
+}
