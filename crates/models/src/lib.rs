@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod keys;
+pub mod mutants;
 
 use std::collections::BTreeMap;
 

@@ -24,6 +24,7 @@ mod front;
 mod hash;
 mod manifest;
 mod mend;
+pub mod mutants;
 mod open;
 pub mod ordered;
 mod paced;

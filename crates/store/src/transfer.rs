@@ -241,7 +241,7 @@ impl Incoming {
             return Ok(());
         }
         let (_, crc) = out.finish(pace)?;
-        if crc != file.crc {
+        if crc != file.crc && !crate::mutants::planted!(SkipSnapshotCheck) {
             remove_if_there(self.disk.as_ref(), &part)?;
             let what = "its checksum does not match".to_owned();
             return Err(IncomingError::DamagedFile { name: name.to_owned(), what });
@@ -259,7 +259,7 @@ impl Incoming {
         if !self.missing.is_empty() {
             return Err(IncomingError::Incomplete { files: self.missing.len() });
         }
-        for kind in kinds(&self.manifest) {
+        for kind in kinds(&self.manifest).filter(|_| !crate::mutants::planted!(SkipSnapshotCheck)) {
             let file = kind.file();
             let path = format!("{}/{}", self.folder, file.name);
             let checked = check_whole(self.disk.as_ref(), &path, &file, pace).and_then(|()| match kind {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Membership};
-use quorate_ids::{LogIndex, Monotonic, Revision, Term};
+use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term};
 use quorate_models::keys::watch::Feed;
 use quorate_models::keys::{self, Keys};
 use quorate_models::{Cursor, ModelId, Stamps, Step};
@@ -21,6 +21,7 @@ use super::divergence::COMPARE_EVERY;
 use super::extra::Extra;
 use super::lease_keeper::LeaseKeeper;
 use super::mending::Damaged;
+use super::mutants::planted;
 use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
 use crate::envelope::{Envelope, Origin};
 use crate::frame::{Frame, SnapshotPoint};
@@ -206,7 +207,9 @@ impl ApplyStage {
                 }
                 Some(ApplyInput::Lead { term }) => self.lead(term),
                 Some(ApplyInput::Follow) => {
-                    self.leases = None;
+                    if !planted!(KeepLeaseClock) {
+                        self.leases = None;
+                    }
                     self.lease_asks.clear();
                 }
                 Some(ApplyInput::CheckpointNow) => self.checkpoint_wanted = true,
@@ -236,6 +239,11 @@ impl ApplyStage {
     // ---- leases ----
 
     fn lead(&mut self, term: Term) {
+        if planted!(KeepLeaseClock)
+            && let Some(leases) = &mut self.leases
+        {
+            return leases.goes_on_in(term);
+        }
         let mut leases = LeaseKeeper::new(term);
         leases.applied(self.term, &self.store, self.now);
         self.leases = Some(leases);
@@ -260,7 +268,7 @@ impl ApplyStage {
     }
 
     fn read(&mut self, seqs: Vec<u64>, index: LogIndex, out: &mut Vec<ApplyOutput>) {
-        if index <= self.applied {
+        if index <= self.applied || planted!(ReadBeforeApply) {
             out.extend(seqs.into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index: self.applied }));
         } else {
             self.reads.entry(index).or_default().extend(seqs);
@@ -364,7 +372,16 @@ impl ApplyStage {
             cluster_time: envelope.cluster_time,
             wall_time: envelope.wall_time,
         };
-        Ok(match self.keys.apply(tables, command, &stamps, &mut running.cursor) {
+        let differs = planted!(ApplyDifferently) && self.identity.member == MemberId(2);
+        let step = self.keys.apply(tables, command, &stamps, &mut running.cursor);
+        if (planted!(ApplyTwice) || differs)
+            && matches!(step, Step::Done(_))
+            && stamps.index.0.is_multiple_of(64)
+        {
+            let mut again = Cursor { loaded: running.cursor.loaded.clone(), ..Cursor::default() };
+            self.keys.apply(tables, command, &stamps, &mut again);
+        }
+        Ok(match step {
             Step::Done(reply) => Step::Done(Some(ModelReply::Keys(reply))),
             Step::More => Step::More,
             Step::Need(locations) => Step::Need(locations),

@@ -25,10 +25,13 @@ mod lease_keeper;
 mod log_loop;
 mod log_writer;
 mod mending;
+pub mod mutants;
 mod offers;
 mod open;
 mod proposals;
 mod reads;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::sync::Arc;

@@ -56,6 +56,9 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn event(&mut self, event: Event) {
+        if crate::mutants::planted!(DropWatchEvent) && event.kv.meta.mod_revision.0.is_multiple_of(64) {
+            return;
+        }
         self.events_bytes += event_bytes(&event);
         if self.events_bytes > REVISION_EVENTS_BYTES_MAX {
             self.events_lost = true;
@@ -322,7 +325,7 @@ impl Keys {
 
     /// Ends a command: what it changed becomes visible.
     pub(super) fn finish(&mut self, tables: &mut Tables, position: &Position) -> Revision {
-        if !position.changed() {
+        if !position.changed() && !crate::mutants::planted!(BumpEmptyRevision) {
             return self.revision;
         }
         self.revision = Revision(position.next.main);

@@ -106,7 +106,8 @@ impl Keys {
 
 fn look(tables: &Tables, next: Rev, target: u64, budget: usize) -> Vec<Seen> {
     let mut seen = Vec::new();
-    let end = Rev { main: target + 1, sub: 0 }.key();
+    let beyond = u64::from(crate::mutants::planted!(CompactTooFar));
+    let end = Rev { main: target + 1 + beyond, sub: 0 }.key();
     tables.scan(HISTORY, &next.key(), Some(&end), &mut |key, entry| {
         let rev = Rev::of_key(key);
         let row = HistoryRow::read(rev, entry.row);
@@ -119,7 +120,7 @@ fn look(tables: &Tables, next: Rev, target: u64, budget: usize) -> Vec<Seen> {
 
 fn forget(tables: &mut Tables, change: &Seen, target: u64) {
     if let Some(previous) = change.previous
-        && previous.main < target
+        && (previous.main < target || crate::mutants::planted!(CompactTooFar))
         && let Some(entry) = tables.get(HISTORY, &previous.key())
     {
         // Superseded, so no row of KEYS points at it.

@@ -116,6 +116,21 @@ fn a_transfer_resumes_after_a_restart_of_the_receiver() {
 }
 
 #[test]
+fn what_was_received_and_never_used_is_removed_while_readers_read() {
+    let sender = filled(Arc::new(MemoryDisk::new()));
+    let export = sender.store.export();
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let receiver = Store::create(disk.clone(), small(), identity(2), 1).expect("a store");
+    let mut incoming = Incoming::begin(disk.clone(), identity(2), 2, &export.manifest()).expect("a begin");
+    send(&export, &mut incoming).expect("a transfer");
+    incoming.finish(&mut Unpaced).expect("a finish");
+    let _reader = receiver.pin();
+    assert!(receiver.remove_generation(2).expect("a removal"), "no reader can hold anything of it");
+    assert!(disk.list(&generation_folder(2)).expect("a listing").is_empty());
+    Incoming::begin(disk, identity(2), 2, &export.manifest()).expect("its place is free again");
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let sender = filled(Arc::new(MemoryDisk::new()));
     let export = sender.store.export();

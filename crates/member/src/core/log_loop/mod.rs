@@ -24,6 +24,7 @@ use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
 
 use crate::core::clock::Stamper;
 use crate::core::divergence::{Comparison, Divergence};
+use crate::core::mutants::planted;
 use crate::core::offers::Offers;
 use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;

@@ -31,6 +31,9 @@ impl LogLoop {
                 self.batch.hard_state = ready.hard_state;
             }
             self.after.ready_number = Some(ready.number);
+            if planted!(PromiseBeforeWrite) {
+                self.send_messages(ready.persisted_messages.clone());
+            }
             self.after.messages.extend(ready.persisted_messages);
             self.commit(ready.committed);
             for (token, index) in ready.reads {
@@ -165,6 +168,9 @@ impl LogLoop {
             self.applied = first;
         }
         self.consensus.applied(self.applied);
+        if planted!(FreeLogEarly) {
+            self.batch.release = Some(self.applied);
+        }
         if self.members.was_removed(self.config.identity.member) && !self.removed && self.applying.is_empty()
         {
             self.removed = true;

@@ -22,6 +22,18 @@ impl LogLoop {
     }
 
     pub(super) fn accept_read(&mut self, read: Confirm) {
+        match read {
+            Confirm::Read { seq } if planted!(SkipReadRound) => {
+                let read = ApplyInput::Reads { seqs: vec![seq], index: self.applied };
+                return self.out.push(LogOutput::Apply(read));
+            }
+            Confirm::Lease(ask) if planted!(ConfirmLeaseAlone) && self.leads() => {
+                let term = self.consensus.leadership().2;
+                let asks = ApplyInput::Leases { asks: vec![ask], index: self.applied, term };
+                return self.out.push(LogOutput::Apply(asks));
+            }
+            _ => {}
+        }
         let refusal = match self.why_not_serving() {
             None if self.reads.accept(read) => return,
             None => RequestError::Overloaded,
@@ -116,7 +128,10 @@ impl LogLoop {
                 (quorate_models::ModelId::MEMBER, request.encode(), change_of(&request))
             }
         };
-        let (cluster_time, wall_time) = self.stamper.stamp(now);
+        let (cluster_time, mut wall_time) = self.stamper.stamp(now);
+        if planted!(FollowWallClock) {
+            wall_time = now.wall;
+        }
         let data = Envelope { model, origin, cluster_time, wall_time, command }.encode();
         let proposed = match change {
             None => self.consensus.propose(data),
@@ -191,6 +206,9 @@ impl LogLoop {
             }
             if requests.is_empty() {
                 return;
+            }
+            if planted!(ForwardTwice) && requests[0].seq.is_multiple_of(16) {
+                self.send(leader, Lane::Entries, &Frame::Forward { term, requests: requests.clone() });
             }
             self.send(leader, Lane::Entries, &Frame::Forward { term, requests });
         }

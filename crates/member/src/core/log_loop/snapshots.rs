@@ -91,4 +91,15 @@ impl LogLoop {
             self.send(leader, Lane::Control, &Frame::SnapshotStatus { point, installed: true });
         }
     }
+
+    /// As if `from` had offered a snapshot with `message`, and its files were on their way.
+    #[cfg(test)]
+    pub(in crate::core) fn awaits_snapshot(
+        &mut self,
+        from: MemberId,
+        point: SnapshotPoint,
+        message: Message,
+    ) {
+        self.fetching = Some(Fetching { from, point, message });
+    }
 }

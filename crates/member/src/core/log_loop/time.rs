@@ -21,7 +21,11 @@ impl LogLoop {
         if ticks > 0 {
             let limit = now.monotonic.0.saturating_sub(self.config.request_timeout_nanos);
             for (seq, never_sent) in self.proposals.expire(Monotonic(limit)) {
-                let error = if never_sent { RequestError::NoLeader } else { RequestError::TimedOut };
+                let error = if never_sent || planted!(RefuseTheUnknown) {
+                    RequestError::NoLeader
+                } else {
+                    RequestError::TimedOut
+                };
                 self.out.push(LogOutput::Refuse { seq, error });
             }
             self.renew_offers(now);

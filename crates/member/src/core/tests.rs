@@ -1,0 +1,135 @@
+//! A member's data after crashes at bad moments, and offers of snapshots that come too late.
+
+use std::sync::Arc;
+
+use quorate_consensus::{EntryKind, Message};
+use quorate_disk::{Disk, MemoryDisk};
+use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
+use quorate_models::keys::watch::Feed;
+use quorate_store::StoreConfig;
+use quorate_wal::{Record, Wal};
+
+use super::{
+    CheckpointRule, Founding, LogInput, LogLoopConfig, LogOutput, Now, OpenConfig, OpenError, Stages,
+    TransferInput, open,
+};
+use crate::frame::{Frame, SnapshotPoint};
+use crate::handle::Identity;
+use crate::membership::{Member, MemberList};
+
+const TICK_NANOS: u64 = 10_000_000;
+
+fn identity() -> Identity {
+    Identity { cluster: ClusterId(7), member: MemberId(1), incarnation: Incarnation(9) }
+}
+
+fn founding(members: u64) -> Founding {
+    let members = (1..=members).map(|id| Member {
+        id: MemberId(id),
+        peer_urls: vec![format!("http://m{id}:2380")],
+        ..Member::default()
+    });
+    Founding::Found { identity: identity(), members: MemberList::founded_by(members) }
+}
+
+fn config() -> OpenConfig {
+    OpenConfig {
+        wal: quorate_wal::Config { direct: false, ..quorate_wal::Config::default() },
+        store: StoreConfig::default(),
+        consensus: quorate_consensus::Config::new(MemberId(1), 1),
+        log_loop: LogLoopConfig {
+            identity: identity(),
+            start: 1,
+            tick_nanos: TICK_NANOS,
+            election_timeout_nanos: 10 * TICK_NANOS,
+            proposals_max: 10,
+            proposal_bytes_max: 1 << 20,
+            reads_max: 10,
+            request_timeout_nanos: 1_000_000_000,
+            apply_lag_entries_max: 100,
+            apply_lag_bytes_max: 1 << 20,
+            log_retained_bytes: 0,
+            learners_max: 1,
+            strict_membership: true,
+        },
+        checkpoint: CheckpointRule { front_bytes: 1 << 20, entries: 100, front_room_min: 1 << 20 },
+    }
+}
+
+fn at(nanos: u64) -> Now {
+    Now { monotonic: Monotonic(nanos), wall: WallTime(nanos) }
+}
+
+fn opened(disk: &Arc<dyn Disk>, founding: Option<&Founding>) -> Result<Stages, OpenError> {
+    open(disk, disk, config(), founding, Arc::new(Feed::new(Revision(1), 0)), at(0))
+}
+
+fn wal_identity() -> quorate_wal::Identity {
+    let Identity { cluster, member, incarnation } = identity();
+    quorate_wal::Identity { cluster, member, incarnation }
+}
+
+#[test]
+fn a_founding_that_a_crash_cut_short_goes_on_at_the_next_start() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    drop(Wal::create(disk.clone(), config().wal, wal_identity(), 1).expect("a log without a founding"));
+    assert!(opened(&disk, None).is_err(), "nothing says what it founds");
+    let stages = opened(&disk, Some(&founding(3))).expect("the founding goes on");
+    assert_eq!(stages.apply.applied_index(), LogIndex(1));
+    drop(stages);
+    let again = opened(&disk, None).expect("now it is founded");
+    assert_eq!(again.members.iter().count(), 3);
+}
+
+#[test]
+fn entries_of_a_newer_term_than_the_hard_state_are_what_a_torn_batch_leaves() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    drop(opened(&disk, Some(&founding(3))).expect("a founding"));
+    let (mut wal, _) = Wal::open(disk.clone(), config().wal, None).expect("its log");
+    let payload = bytes::Bytes::copy_from_slice(&[EntryKind::Empty.code()]);
+    // The hard state of term 4 stood after this entry in the batch.
+    wal.append(&[Record::Entry { index: LogIndex(2), term: Term(4), payload }]).expect("an append");
+    drop(wal);
+    let mut stages = opened(&disk, Some(&founding(3))).expect("it starts");
+    let said = stages.log_loop.turn(at(0)).into_iter().find_map(|output| match output {
+        LogOutput::Status(status) => Some((status.term, status.last_index)),
+        _ => None,
+    });
+    assert_eq!(said, Some((Term(4), LogIndex(2))));
+}
+
+/// Ticks a member that hears of nobody until it asks for votes; returns what it asks with.
+fn a_message(stages: &mut Stages) -> Message {
+    for tick in 1..100 {
+        for output in stages.log_loop.turn(at(tick * TICK_NANOS)) {
+            if let LogOutput::Send { frame, .. } = output
+                && let Ok(Frame::Raft(bytes)) = Frame::decode(frame)
+            {
+                return Message::decode(&bytes).expect("its own message");
+            }
+        }
+    }
+    panic!("a member without a leader asked nobody for a vote")
+}
+
+#[test]
+fn a_snapshot_that_comes_after_the_log_caught_up_is_dropped_and_its_sender_told() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut stages = opened(&disk, Some(&founding(3))).expect("a founding");
+    let message = a_message(&mut stages);
+    let (from, point) = (MemberId(2), SnapshotPoint { index: LogIndex(1), term: Term(1) });
+    stages.log_loop.awaits_snapshot(from, point, message);
+    stages.log_loop.step(LogInput::SnapshotFetched { from, point, generation: 2 }, at(0));
+    let outputs = stages.log_loop.turn(at(0));
+    let dropped =
+        |output: &LogOutput| matches!(output, LogOutput::Transfer(TransferInput::Discard { generation: 2 }));
+    assert!(outputs.iter().any(dropped), "{outputs:?}");
+    let told = outputs.iter().any(|output| match output {
+        LogOutput::Send { to, frame, .. } if *to == from => {
+            let told = Frame::decode(frame.clone()).expect("a frame");
+            told == Frame::SnapshotStatus { point, installed: true }
+        }
+        _ => false,
+    });
+    assert!(told, "{outputs:?}");
+}
