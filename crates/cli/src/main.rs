@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod auto_compaction;
 mod dev;
 mod flags;
 mod logging;

@@ -99,10 +99,20 @@ fn config(values: &Values) -> anyhow::Result<Config> {
         .strict_reconfig_check(values.bool("strict-reconfig-check"))
         .learners_max(usize::try_from(values.int("max-learners")).unwrap_or(0))
         .checkpoint_entries(values.uint("snapshot-count"))
+        .auto_compaction(crate::auto_compaction::rule(
+            &values.text("auto-compaction-mode"),
+            &values.text("auto-compaction-retention"),
+        )?)
+        .metrics_extensive(values.text("metrics") == "extensive")
         .client_limits(client_limits(values))
         .client_tls(tls(values, "")?)
         .peer_tls(tls(values, "peer-")?)
         .give_up_data(values.bool("give-up-data"));
+    // 0 is etcd's default, which a new configuration has already; what is below means none.
+    let quota = values.int("quota-backend-bytes");
+    if quota != 0 {
+        config = config.quota_bytes(u64::try_from(quota).ok());
+    }
     // As in etcd: who says where to listen also says what to tell clients, because the two often differ.
     if values.is_given("listen-client-urls") && !values.is_given("advertise-client-urls") {
         anyhow::bail!("advertise-client-urls is required when listen-client-urls is set explicitly");

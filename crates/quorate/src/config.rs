@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use quorate_tls::{Port, Settings as TlsSettings, TlsError};
 
+use quorate_faces::etcd3::{AutoCompaction, QUOTA_BYTES_DEFAULT};
+
 use crate::cluster::{self, Founder};
 use crate::tls::{self, Listen};
 use crate::url::{Url, UrlError};
@@ -85,6 +87,9 @@ pub struct Config {
     strict_reconfig_check: bool,
     learners_max: usize,
     checkpoint_entries: u64,
+    quota_bytes: Option<u64>,
+    auto_compaction: AutoCompaction,
+    metrics_extensive: bool,
     clients: ClientLimits,
     client_tls: TlsSettings,
     peer_tls: TlsSettings,
@@ -175,6 +180,9 @@ impl Config {
             strict_reconfig_check: true,
             learners_max: 1,
             checkpoint_entries: 100_000,
+            quota_bytes: Some(QUOTA_BYTES_DEFAULT),
+            auto_compaction: AutoCompaction::Off,
+            metrics_extensive: false,
             clients: ClientLimits::default(),
             client_tls: TlsSettings::default(),
             peer_tls: TlsSettings::default(),
@@ -310,6 +318,28 @@ impl Config {
         self
     }
 
+    /// Puts are refused while the data that something still needs has so many bytes; `None`: no limit. etcd's default,
+    /// 2 GiB, if not set.
+    #[must_use]
+    pub fn quota_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.quota_bytes = bytes;
+        self
+    }
+
+    /// What history is compacted without being asked for; nothing, if not set.
+    #[must_use]
+    pub fn auto_compaction(mut self, rule: AutoCompaction) -> Self {
+        self.auto_compaction = rule;
+        self
+    }
+
+    /// Whether the metrics tell how long each kind of call takes: many time series.
+    #[must_use]
+    pub fn metrics_extensive(mut self, on: bool) -> Self {
+        self.metrics_extensive = on;
+        self
+    }
+
     /// How clients are dealt with.
     #[must_use]
     pub fn client_limits(mut self, limits: ClientLimits) -> Self {
@@ -394,6 +424,9 @@ impl Config {
             strict_reconfig_check: self.strict_reconfig_check,
             learners_max: self.learners_max,
             checkpoint_entries: self.checkpoint_entries,
+            quota_bytes: self.quota_bytes,
+            auto_compaction: self.auto_compaction,
+            metrics_extensive: self.metrics_extensive,
             clients: self.clients.clone(),
             give_up_data: self.give_up_data,
         })
@@ -495,6 +528,9 @@ pub struct Plan {
     pub(crate) strict_reconfig_check: bool,
     pub(crate) learners_max: usize,
     pub(crate) checkpoint_entries: u64,
+    pub(crate) quota_bytes: Option<u64>,
+    pub(crate) auto_compaction: AutoCompaction,
+    pub(crate) metrics_extensive: bool,
     pub(crate) clients: ClientLimits,
     pub(crate) give_up_data: bool,
 }

@@ -10,6 +10,7 @@ mod url;
 
 pub use cluster::{ClusterError, Founder};
 pub use config::{ClientLimits, Config, ConfigError, InitialState, Plan, Storage};
+pub use quorate_faces::etcd3::AutoCompaction;
 pub use quorate_member::{Handle, RequestError};
 pub use quorate_tls::{Settings as TlsSettings, TlsError, Version as TlsVersion, Versions as TlsVersions};
 pub use server::{MemberStopped, Server, StartError};

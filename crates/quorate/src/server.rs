@@ -212,6 +212,9 @@ fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         initial_cluster_token: plan.initial_cluster_token.clone(),
         election_timeout: plan.election_timeout,
         watch_progress_interval: plan.clients.watch_progress_interval,
+        quota_bytes: plan.quota_bytes.unwrap_or(0),
+        auto_compaction: plan.auto_compaction,
+        metrics_extensive: plan.metrics_extensive,
         ..etcd3::Config::default()
     };
     vec![Arc::new(Etcd3::new(handle.clone(), config))]

@@ -60,7 +60,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "metrics",
         Choice(&["basic", "extensive"]),
         "basic",
-        NotYet,
+        Supported,
         "extensive: latency histograms of every call too.",
     ),
     f(
@@ -97,7 +97,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "auto-compaction-mode",
         Choice(&["periodic", "revision"]),
         "periodic",
-        NotYet,
+        Supported,
         "What auto-compaction-retention counts.",
     ),
     f(
@@ -105,8 +105,8 @@ pub(super) const FLAGS: &[Flag] = &[
         "auto-compaction-retention",
         Text,
         "0",
-        NotYet,
-        "History to keep: a time, or a number of revisions; 0: all.",
+        Supported,
+        "History to keep: a time (a plain number: hours), or a number of revisions; 0: all.",
     ),
     f(
         Features,

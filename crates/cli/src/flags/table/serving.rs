@@ -166,8 +166,8 @@ pub(super) const FLAGS: &[Flag] = &[
         "quota-backend-bytes",
         Int,
         "0",
-        NotYet,
-        "Bytes of data after which writes are refused until space is freed; 0: etcd's default, below 0: none.",
+        Supported,
+        "Bytes of live data at which puts are refused until space is freed; 0: 2 GiB, etcd's default; below 0: none.",
     ),
     f(
         Limits,
