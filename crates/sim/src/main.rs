@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use quorate_sim::report::{Mutant, Options, Outcome, Totals, guarded};
+use quorate_sim::report::{Mutant, NOT_FOUND_YET, Options, Outcome, Totals, guarded};
 
 const USAGE: &str = "\
 quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, network and clock
@@ -12,7 +12,8 @@ quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, n
   --from S        the first seed (1)
   --world NAME    log: consensus and the write-ahead log alone; whole: members with all their stages;
                   both: one after the other for each seed (the default)
-  --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only)
+  --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only);
+                  all: hunt for each of them in turn, and print a table
   --keep-going    run on after a seed that failed
   --trace         print what happens in each seed";
 
@@ -25,6 +26,7 @@ struct Arguments {
     world: String,
     run: fn(Options) -> Outcome,
     mutant: Mutant,
+    all_mutants: bool,
     keep_going: bool,
     trace: bool,
 }
@@ -36,6 +38,7 @@ fn parse() -> Result<Arguments, String> {
         world: "both".to_owned(),
         run: quorate_sim::run_both,
         mutant: Mutant::None,
+        all_mutants: false,
         keep_going: false,
         trace: false,
     };
@@ -57,6 +60,10 @@ fn parse() -> Result<Arguments, String> {
             }
             "--mutant" => {
                 let name = value()?;
+                if name == "all" {
+                    arguments.all_mutants = true;
+                    continue;
+                }
                 let known = Mutant::all().iter().find(|(known, _)| *known == name);
                 let names: Vec<_> = Mutant::all().iter().map(|(name, _)| *name).collect();
                 arguments.mutant =
@@ -71,6 +78,33 @@ fn parse() -> Result<Arguments, String> {
     Ok(arguments)
 }
 
+/// Hunts for each planted bug; prints a table for `docs/testing.md`.
+fn hunt_all(arguments: &Arguments) -> ExitCode {
+    println!("| planted bug | first seed | what says so |\n|---|---|---|");
+    let mut missed = 0;
+    let hunted = || Mutant::all().iter().filter(|(name, _)| !NOT_FOUND_YET.contains(name));
+    for (name, mutant) in hunted() {
+        let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
+        let found = seeds.into_iter().find_map(|seed| {
+            let options = Options { seed, mutant: *mutant, trace: false };
+            guarded(options, arguments.run).violation.map(|what| (seed, what))
+        });
+        match found {
+            Some((seed, what)) => {
+                let what = what.split_once(" ms: ").map_or(&*what, |(_, what)| what);
+                let line: String = what.lines().next().unwrap_or_default().chars().take(110).collect();
+                println!("| `{name}` | {seed} | {line} |");
+            }
+            None => {
+                missed += 1;
+                println!("| `{name}` | not within {} | |", arguments.seeds);
+            }
+        }
+    }
+    println!("{} planted bugs, {missed} missed", hunted().count());
+    if missed == 0 && !Mutant::all().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let arguments = match parse() {
         Ok(arguments) => arguments,
@@ -79,6 +113,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if arguments.all_mutants {
+        return hunt_all(&arguments);
+    }
     let (begun, mut said, mut totals) = (Instant::now(), Instant::now(), Totals::default());
     let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
     // Seeds that once found a bug come first, but for the replay of a single seed or the hunt for a planted bug.

@@ -10,26 +10,59 @@ pub enum Mutant {
     /// The log acknowledges batches that it did not sync.
     #[cfg(feature = "mutants")]
     SkipSync,
-    /// A leader commits what it alone holds.
     #[cfg(feature = "mutants")]
-    CommitWithoutQuorum,
-    /// The vote is missing from every persisted hard state.
+    Consensus(quorate_consensus::Mutant),
     #[cfg(feature = "mutants")]
-    ForgetVote,
+    Member(quorate_member::core::mutants::Mutant),
+    #[cfg(feature = "mutants")]
+    Store(quorate_store::mutants::Mutant),
+    #[cfg(feature = "mutants")]
+    Models(quorate_models::mutants::Mutant),
 }
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use super::Mutant;
+    use quorate_consensus::Mutant as Consensus;
+    use quorate_member::core::mutants::Mutant as Member;
+    use quorate_models::mutants::Mutant as Models;
+    use quorate_store::mutants::Mutant as Store;
+
+    pub const ALL: &[(&str, Mutant)] = &[
+        ("skip-sync", Mutant::SkipSync),
+        ("commit-without-quorum", Mutant::Consensus(Consensus::CommitWithoutQuorum)),
+        ("forget-vote", Mutant::Consensus(Consensus::ForgetVote)),
+        ("promise-before-write", Mutant::Member(Member::PromiseBeforeWrite)),
+        ("apply-twice", Mutant::Member(Member::ApplyTwice)),
+        ("apply-differently", Mutant::Member(Member::ApplyDifferently)),
+        ("skip-read-round", Mutant::Member(Member::SkipReadRound)),
+        ("read-before-apply", Mutant::Member(Member::ReadBeforeApply)),
+        ("drop-watch-event", Mutant::Models(Models::DropWatchEvent)),
+        ("forward-twice", Mutant::Member(Member::ForwardTwice)),
+        ("refuse-the-unknown", Mutant::Member(Member::RefuseTheUnknown)),
+        ("free-log-early", Mutant::Member(Member::FreeLogEarly)),
+        ("follow-wall-clock", Mutant::Member(Member::FollowWallClock)),
+        ("keep-lease-clock", Mutant::Member(Member::KeepLeaseClock)),
+        ("confirm-lease-alone", Mutant::Member(Member::ConfirmLeaseAlone)),
+        ("skip-checkpoint-sync", Mutant::Store(Store::SkipSync)),
+        ("skip-body-check", Mutant::Store(Store::SkipBodyCheck)),
+        ("skip-snapshot-check", Mutant::Store(Store::SkipSnapshotCheck)),
+        ("bump-empty-revision", Mutant::Models(Models::BumpEmptyRevision)),
+        ("compact-too-far", Mutant::Models(Models::CompactTooFar)),
+    ];
+}
+
+/// Planted bugs that no hunt has found yet: `--mutant all` leaves them out.
+pub const NOT_FOUND_YET: &[&str] = &["confirm-lease-alone", "skip-body-check", "skip-snapshot-check"];
 
 impl Mutant {
     /// The mutants that this build has, by name.
     #[must_use]
     pub fn all() -> &'static [(&'static str, Self)] {
-        &[
-            #[cfg(feature = "mutants")]
-            ("skip-sync", Self::SkipSync),
-            #[cfg(feature = "mutants")]
-            ("commit-without-quorum", Self::CommitWithoutQuorum),
-            #[cfg(feature = "mutants")]
-            ("forget-vote", Self::ForgetVote),
-        ]
+        #[cfg(feature = "mutants")]
+        return planted::ALL;
+        #[cfg(not(feature = "mutants"))]
+        &[]
     }
 
     /// The mutant's name on the command line.
@@ -38,13 +71,44 @@ impl Mutant {
         Self::all().iter().find(|(_, mutant)| *mutant == self).map(|(name, _)| *name)
     }
 
+    /// Can the small world show it? It has neither store nor models nor a member's stages.
+    #[must_use]
+    pub fn shows_in_log_world(self) -> bool {
+        match self {
+            Self::None => true,
+            #[cfg(feature = "mutants")]
+            Self::SkipSync | Self::Consensus(_) => true,
+            #[cfg(feature = "mutants")]
+            _ => false,
+        }
+    }
+
     #[cfg(feature = "mutants")]
     #[must_use]
     pub fn of_consensus(self) -> quorate_consensus::Mutant {
         match self {
-            Self::CommitWithoutQuorum => quorate_consensus::Mutant::CommitWithoutQuorum,
-            Self::ForgetVote => quorate_consensus::Mutant::ForgetVote,
-            Self::None | Self::SkipSync => quorate_consensus::Mutant::None,
+            Self::Consensus(mutant) => mutant,
+            _ => quorate_consensus::Mutant::None,
+        }
+    }
+
+    /// True for the mistake that only one member makes: members must find it themselves, so the simulator's own
+    /// oracles leave that member alone.
+    #[must_use]
+    pub fn is_one_members_own(self) -> bool {
+        #[cfg(feature = "mutants")]
+        return self == Self::Member(quorate_member::core::mutants::Mutant::ApplyDifferently);
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+
+    /// Plants it in what runs on this thread from now on.
+    pub fn plant(self) {
+        #[cfg(feature = "mutants")]
+        {
+            quorate_member::core::mutants::plant(if let Self::Member(m) = self { Some(m) } else { None });
+            quorate_store::mutants::plant(if let Self::Store(m) = self { Some(m) } else { None });
+            quorate_models::mutants::plant(if let Self::Models(m) = self { Some(m) } else { None });
         }
     }
 }
@@ -143,6 +207,7 @@ impl Totals {
 /// Runs a seed; a panic inside it is a violation like any other.
 #[must_use]
 pub fn guarded(options: Options, run: fn(Options) -> Outcome) -> Outcome {
+    options.mutant.plant();
     std::panic::catch_unwind(|| run(options)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));

@@ -53,6 +53,12 @@ fn inside(key: &Bytes, end: &RangeEnd, candidate: &Bytes) -> bool {
 }
 
 impl Reference {
+    /// How many leases are alive.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision

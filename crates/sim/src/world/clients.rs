@@ -16,7 +16,7 @@ use quorate_store::{Pin, Store};
 use bytes::Bytes;
 
 use super::member::Input;
-use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
+use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World, member_id};
 use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
 use crate::rng::Rng;
 use crate::workload::{Mix, Wish, Wishes};
@@ -105,7 +105,8 @@ impl World {
             this.at = this.rng.below(members) as usize;
         }
         let member = this.at;
-        if self.machines[member].serving(self.events.now()).is_none() {
+        let judged = !(self.options.mutant.is_one_members_own() && member == 1);
+        if self.machines[member].serving(self.events.now()).is_none() || !judged {
             this.at = this.rng.below(members) as usize;
             self.events.after(10 * MILLI, Event::Client { client });
             return Ok(());
@@ -313,9 +314,12 @@ impl World {
             this.watches_at = this.rng.below(members) as usize;
         }
         let member = this.watches_at;
+        if !self.is_judged(member) {
+            return Ok(());
+        }
         let Some(running) = self.machines[member].serving(self.events.now()) else { return Ok(()) };
         let store = &running.stages.store;
-        let mut watched = this.watched.clone();
+        let mut watched = self.clients[client].watched.clone();
         let _pin = store.pin();
         let load = |events: Vec<KeyEvent>, through: Revision| {
             let mine = events.into_iter().filter(|event| watched.wants(event));
@@ -370,7 +374,7 @@ impl World {
             return;
         }
         let least = (0..self.plan.members)
-            .filter(|member| self.machines[*member].running.is_some())
+            .filter(|member| self.machines[*member].running.is_some() && self.is_judged(*member))
             .min_by_key(|member| self.machines[*member].served);
         if let Some(member) = least {
             self.clients[client].at = member;
@@ -379,10 +383,13 @@ impl World {
 
     /// Once every member served enough after the faults, nobody asks for more.
     fn drain_if_served(&mut self) {
-        let served = |machine: &super::Machine| machine.given_up || machine.served >= SERVED_MIN;
-        if !self.storm && !self.draining && self.machines.iter().all(served) {
+        let served = |(member, machine): (usize, &super::Machine)| {
+            machine.given_up || machine.served >= SERVED_MIN || !self.is_judged(member)
+        };
+        if !self.storm && !self.draining && self.machines.iter().enumerate().all(served) {
             self.trace(|| "all members serve again; draining".to_owned());
             self.draining = true;
+            self.events.after(LEASES_END_NANOS_MAX, Event::LeasesEnd);
         }
     }
 
@@ -391,7 +398,10 @@ impl World {
         let everything = RangeQuery::new(Bytes::from_static(b"\0"), RangeEnd::Unbounded);
         let end = self.oracle.committed_index();
         for member in 0..self.plan.members {
-            let Some(running) = &self.machines[member].running else { continue };
+            let Some(running) = self.machines[member].running.as_ref().filter(|_| self.is_judged(member))
+            else {
+                continue;
+            };
             let store = &running.stages.store;
             let tables = store.read();
             let hash = keys::HASHED_TABLES
@@ -411,7 +421,8 @@ impl World {
                 let member = self.clients[client].watches_at;
                 let stuck =
                     self.clients[client].watched.next == before && self.machines[member].running.is_some();
-                let excused = self.machines[member].damaged || self.machines[member].errors;
+                let machine = &self.machines[member];
+                let excused = machine.damaged || machine.errors || !self.is_judged(member);
                 ensure!(
                     !stuck || excused,
                     "a watch of client {client} gets nothing from {before} on from member {member}"

@@ -54,6 +54,7 @@ impl World {
         OpenConfig {
             wal: quorate_wal::Config {
                 segment_size_bytes: settings.wal_segment_bytes,
+                payload_bytes_max: 256 << 10,
                 direct: self.plan.direct,
                 #[cfg(feature = "mutants")]
                 skip_sync: self.options.mutant == crate::report::Mutant::SkipSync,

@@ -19,7 +19,7 @@ use crate::disk::{CrashKind, Latency, SimDisk};
 use crate::events::{EventHash, Events};
 use crate::nemesis::Plan;
 use crate::network::SimNetwork;
-use crate::oracle::{Checked, Oracle, Violation};
+use crate::oracle::{Checked, Oracle, Violation, ensure};
 use crate::report::{Options, Outcome};
 use crate::rng::Rng;
 use clients::{Client, Delivery};
@@ -29,6 +29,8 @@ const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLI;
 /// After the faults end, every member serves and all agree within this time.
 const HEAL_NANOS_MAX: u64 = 60 * SECOND;
+/// Once no client asks for anything any more, every lease (of 8 s at most) has ended within this time.
+const LEASES_END_NANOS_MAX: u64 = 20 * SECOND;
 /// Inputs that may wait for a stage: a queue beyond this is a leak.
 const QUEUE_MAX: usize = 20_000;
 
@@ -85,6 +87,8 @@ enum Event {
     },
     StormEnds,
     Deadline,
+    /// Nobody has kept any lease alive for longer than any lasts.
+    LeasesEnd,
 }
 
 /// What must still be true of the two ends when a frame arrives.
@@ -120,7 +124,7 @@ impl Settings {
             front_bytes_max: *rng.pick(&[512 << 10, 4 << 20, 16 << 20]),
             segment_bytes_max: *rng.pick(&[128 << 10, 1 << 20, 64 << 20]),
             log_retained_bytes: *rng.pick(&[0, 2 << 10, 64 << 10, 16 << 20]),
-            wal_segment_bytes: *rng.pick(&[5 << 20, 8 << 20]),
+            wal_segment_bytes: *rng.pick(&[1 << 20, 5 << 20, 8 << 20]),
             feed_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]),
             body_cache_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]),
             think_nanos: *rng.pick(&[5 * MILLI, 20 * MILLI, 60 * MILLI]),
@@ -224,6 +228,11 @@ impl World {
         }
     }
 
+    /// False for a member whose own mistake the others must find: no client talks to it.
+    fn is_judged(&self, member: usize) -> bool {
+        !(self.options.mutant.is_one_members_own() && member == 1)
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -294,6 +303,15 @@ impl World {
                 self.end_storm();
                 Ok(())
             }
+            Event::LeasesEnd => {
+                let alive = self.oracle.reference().leases();
+                ensure!(
+                    alive == 0,
+                    "{alive} leases live {} s after the last could be renewed",
+                    LEASES_END_NANOS_MAX / SECOND
+                );
+                Ok(())
+            }
             Event::Deadline => {
                 let seconds = HEAL_NANOS_MAX / SECOND;
                 Err(Violation(format!(
@@ -320,10 +338,11 @@ impl World {
         self.machines.iter().enumerate().map(one).collect()
     }
 
-    /// Everybody is up (or given up with reason), idle, and at the end of the log.
+    /// Everybody is up (or given up with reason), idle, and at the end of the log; no lease is left.
     fn is_settled(&self) -> bool {
         let end = self.oracle.committed_index();
         self.asked.is_empty()
+            && self.oracle.reference().leases() == 0
             && self.machines.iter().all(|machine| match &machine.running {
                 Some(running) => {
                     running.stages.apply.applied_index() == end

@@ -242,6 +242,7 @@ impl World {
     fn step_apply(&mut self, member: usize) -> Checked {
         let now = self.events.now();
         let take = self.rng.between(1, 4);
+        let judged = self.is_judged(member);
         let machine = &mut self.machines[member];
         let time = machine.now(now);
         let running = machine.running.as_mut().expect("a stage of a running member");
@@ -262,7 +263,7 @@ impl World {
         let more = stage.has_work() || !running.queues[Stage::Apply as usize].waiting.is_empty();
         let background = stage.has_background_work();
         let applied = stage.applied_index();
-        let compare = !stage.has_work() && applied > running.hashed;
+        let compare = judged && !stage.has_work() && applied > running.hashed;
         let hash = compare.then(|| {
             running.hashed = applied;
             let tables = running.stages.store.read();
