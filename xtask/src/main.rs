@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod clients;
 mod command;
 mod steps;
@@ -21,6 +22,8 @@ Usage: cargo xtask TASK
 Tasks:
   test [--only STEP]    run the steps below in order; stop at the first that fails
   sim [OPTIONS]         run the simulator; 'cargo xtask sim --help' lists its options
+  bench compare [OPTIONS]
+                        measure Quorate beside Debian's etcd; --quick (default) or --full
   deny                  check licences, bans and sources of all dependencies
   steps                 list the steps of 'test'
 ";
@@ -51,6 +54,7 @@ fn run(words: &[&str]) -> anyhow::Result<bool> {
             test(std::slice::from_ref(step))
         }
         ["sim", options @ ..] => simulate(options),
+        ["bench", words @ ..] => bench::bench(words),
         ["deny"] => test(&[steps::DENY]),
         ["steps"] => {
             for step in STEPS {

@@ -1,0 +1,208 @@
+//! `quorate-bench`: load on etcd-compatible endpoints, and Quorate measured beside etcd.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod cluster;
+mod compare;
+mod latency;
+mod load;
+mod usage;
+mod workload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::compare::Extent;
+use crate::load::{Load, Pace, Until};
+use crate::workload::{Kind, Operation, Order, Workload};
+
+#[derive(Debug, Parser)]
+#[command(about = "Load on etcd-compatible endpoints, and Quorate measured beside etcd")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put load on running endpoints and print what it gave.
+    Run(RunOptions),
+    /// Start three members of Quorate and of etcd in turn, and print a table of ratios.
+    Compare(CompareOptions),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    Put,
+    Get,
+    Range,
+    Mixed,
+    /// Store all keys once, by transactions of 100 puts.
+    Fill,
+}
+
+#[derive(Debug, Args)]
+struct RunOptions {
+    what: What,
+    /// host:port, comma-separated.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    endpoints: Vec<String>,
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Default: as many as clients, at most 64.
+    #[arg(long)]
+    connections: Option<usize>,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Requests a second that are due whatever the answers do; without it each client waits for its answer.
+    #[arg(long)]
+    rate: Option<f64>,
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 1.0)]
+    warm_up_seconds: f64,
+    #[arg(long, default_value_t = 20_000)]
+    keys: u64,
+    /// Use keys in ascending order, not at random.
+    #[arg(long)]
+    sequential: bool,
+    #[arg(long, default_value_t = 256)]
+    value_size_bytes: usize,
+    #[arg(long)]
+    serializable: bool,
+    /// Keys in an answer to a range, at most; each prefix has 100.
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Share of gets in mixed load.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    read_percent: u8,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Server processes whose CPU time to sum, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    pids: Vec<u32>,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompareOptions {
+    /// The `quorate` binary.
+    #[arg(long)]
+    quorate: PathBuf,
+    /// The `etcd` binary.
+    #[arg(long)]
+    etcd: PathBuf,
+    /// 1,000,000 keys, 10 s a point, 5 rounds; without it 20,000 keys, 1.5 s, 3 rounds.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// The default.
+    #[arg(long)]
+    quick: bool,
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// Where data folders go while the comparison runs.
+    #[arg(long, default_value = "target/bench")]
+    folder: PathBuf,
+    /// A file for the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Run(options) => run(&options),
+        Command::Compare(options) => compare(options),
+    }
+}
+
+fn run(options: &RunOptions) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e9),
+        "--rate: above 0, at most 1e9"
+    );
+    anyhow::ensure!((1..=1_000_000_000).contains(&options.keys), "--keys: 1 to 1,000,000,000");
+    anyhow::ensure!(options.value_size_bytes <= 1 << 20, "--value-size-bytes: at most 1 MiB");
+    let serializable = options.serializable;
+    let (operation, order) = match options.what {
+        What::Put => (Operation::Put, Order::Random),
+        What::Get => (Operation::Get { serializable }, Order::Random),
+        What::Range => (Operation::PrefixRange { limit: options.limit, serializable }, Order::Random),
+        What::Mixed => (Operation::Mixed { read_percent: options.read_percent, serializable }, Order::Random),
+        What::Fill => (Operation::Fill, Order::Sequential),
+    };
+    let order = if options.sequential { Order::Sequential } else { order };
+    let workload = Workload::new(operation, order, options.keys, options.value_size_bytes, options.seed);
+    let fills = matches!(options.what, What::Fill);
+    let load = Load {
+        clients: options.clients,
+        connections: options.connections.unwrap_or(options.clients.min(64)),
+        threads: options.threads,
+        pace: options.rate.map_or(Pace::Closed, |requests_per_second| Pace::Open { requests_per_second }),
+        warm_up: if fills { Duration::ZERO } else { Duration::try_from_secs_f64(options.warm_up_seconds)? },
+        until: if fills {
+            Until::Requests(options.keys.div_ceil(workload::FILL_BATCH))
+        } else {
+            Until::Elapsed(Duration::try_from_secs_f64(options.seconds)?)
+        },
+    };
+    let cpu = || options.pids.iter().copied().map(usage::cpu_time).sum::<anyhow::Result<Duration>>();
+    let own_pid = std::process::id();
+    let probe = || Ok::<_, anyhow::Error>((cpu()?, usage::cpu_time(own_pid)?));
+    let (outcome, before, after) = load::run(&load, &options.endpoints, &workload, probe)?;
+    let (before, after) = (before?, after?);
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 answers")]
+    let per_answer_us = |time: Duration| time.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64;
+    let (reads, writes) = (outcome.latencies.of(Kind::Read), outcome.latencies.of(Kind::Write));
+    let server_cpu_us = (!options.pids.is_empty()).then(|| per_answer_us(after.0.saturating_sub(before.0)));
+    let client_cpu_us = per_answer_us(after.1.saturating_sub(before.1));
+    if options.json {
+        let report = json!({
+            "answers": outcome.answers, "errors": outcome.errors, "unfinished": outcome.unfinished,
+            "first_error": outcome.first_error, "seconds": outcome.elapsed.as_secs_f64(),
+            "per_second": outcome.rate(), "reads": reads, "writes": writes,
+            "server_cpu_us": server_cpu_us, "client_cpu_us": client_cpu_us,
+        });
+        println!("{report:#}");
+    } else {
+        println!("{:.0} answers a second, {} in {:.2?}", outcome.rate(), outcome.answers, outcome.elapsed);
+        for (name, quantiles) in [("reads", reads), ("writes", writes)] {
+            let Some(of) = quantiles else { continue };
+            println!(
+                "{name}: p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, max {:.0} us",
+                of.p50_us, of.p90_us, of.p99_us, of.max_us
+            );
+        }
+        if let Some(server_cpu_us) = server_cpu_us {
+            println!("server CPU: {server_cpu_us:.1} us an answer");
+        }
+        println!("client CPU: {client_cpu_us:.1} us an answer");
+    }
+    let bad = outcome.errors + outcome.unfinished;
+    let first = outcome.first_error.unwrap_or_default();
+    anyhow::ensure!(bad == 0, "{} errors, {} never answered {first}", outcome.errors, outcome.unfinished);
+    Ok(())
+}
+
+fn compare(options: CompareOptions) -> anyhow::Result<()> {
+    let mut extent = if options.full { Extent::FULL } else { Extent::QUICK };
+    extent.rounds = options.rounds.unwrap_or(extent.rounds);
+    anyhow::ensure!(extent.rounds > 0, "--rounds: at least 1");
+    let folder = std::path::absolute(options.folder.join(format!("compare-{}", std::process::id())))?;
+    let result = compare::compare(options.quorate, options.etcd, &folder, extent);
+    if result.is_ok() {
+        std::fs::remove_dir_all(&folder)?;
+    } else {
+        eprintln!("what the members wrote is left in {}", folder.display());
+    }
+    let report = result?;
+    print!("{}", report.table());
+    if let Some(path) = options.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    Ok(())
+}
