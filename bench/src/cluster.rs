@@ -14,7 +14,7 @@ use quorate_wire::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
 use serde::Serialize;
 use tokio::task::LocalSet;
 
-use crate::client::{CallError, Connection, Rpc, framed};
+use crate::client::{Connection, Rpc, framed};
 use crate::usage;
 use crate::workload::key;
 
@@ -234,7 +234,7 @@ fn call(endpoint: &str, rpc: Rpc, request: &bytes::Bytes) -> anyhow::Result<byte
     LocalSet::new().block_on(&runtime, async {
         let attempt = async {
             let mut connection = Connection::open(endpoint).await?;
-            Ok::<_, CallError>(connection.unary(rpc, request.clone()).await?)
+            connection.unary(rpc, request.clone()).await
         };
         Ok(tokio::time::timeout(ATTEMPT_MAX, attempt).await??)
     })
