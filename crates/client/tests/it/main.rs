@@ -1,26 +1,33 @@
-//! The client against a running cluster: `QUORATE_TEST_ENDPOINTS` names its endpoints, separated by commas. Quorate and
-//! etcd must both pass. Without the variable these tests say so and do nothing.
+//! The client against a member in this process, or against the cluster that `QUORATE_TEST_ENDPOINTS` names (endpoints
+//! separated by commas): Quorate and etcd must both pass.
 
+use quorate::{Config, Server};
 use quorate_client::{
     Client, Compare, ErrorKind, EventKind, Is, Keys, Op, OpResponse, PutOptions, RangeOptions, Txn,
     WatchOptions,
 };
 
-/// A client of the cluster, and a prefix of the test's own.
-fn cluster(test: &str) -> Option<(Client, String)> {
-    let Ok(endpoints) = std::env::var("QUORATE_TEST_ENDPOINTS") else {
-        eprintln!("{test}: skipped, QUORATE_TEST_ENDPOINTS is not set");
-        return None;
-    };
-    let client = Client::new(endpoints.split(',')).expect("endpoints");
+/// A client of the cluster, a prefix of the test's own, and the member that lives as long as the test.
+async fn cluster(test: &str) -> (Client, String, Option<Server>) {
     let unique =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_nanos();
-    Some((client, format!("{test}/{unique}/")))
+    let prefix = format!("{test}/{unique}/");
+    if let Ok(endpoints) = std::env::var("QUORATE_TEST_ENDPOINTS") {
+        return (Client::new(endpoints.split(',')).expect("endpoints"), prefix, None);
+    }
+    let config = Config::new("alone")
+        .memory_only()
+        .listen_client_urls(["http://127.0.0.1:0"])
+        .listen_peer_urls(["http://127.0.0.1:0"]);
+    let server = Server::start(config).expect("a member");
+    server.ready().await.expect("ready");
+    let client = Client::new([server.client_addrs()[0].to_string()]).expect("an endpoint");
+    (client, prefix, Some(server))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_written_read_compared_and_deleted() {
-    let Some((client, prefix)) = cluster("keys") else { return };
+    let (client, prefix, _server) = cluster("keys").await;
     let key = |name: &str| format!("{prefix}{name}");
     client.put(key("a"), "1").await.expect("put");
     let old = client.put_with(key("a"), "2", PutOptions::new().previous()).await.expect("put");
@@ -43,9 +50,9 @@ async fn keys_are_written_read_compared_and_deleted() {
     assert_eq!(client.delete(Keys::prefix(&prefix)).await.expect("delete").deleted, 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_delivers_what_comes_after_it_stands_and_what_came_before() {
-    let Some((client, prefix)) = cluster("watch") else { return };
+    let (client, prefix, _server) = cluster("watch").await;
     let key = format!("{prefix}k");
     let before = client.put(&key, "1").await.expect("put").header.expect("a header").revision;
     let mut live = client.watch(&key, WatchOptions::new().previous()).await.expect("a watch");
@@ -63,9 +70,9 @@ async fn a_watch_delivers_what_comes_after_it_stands_and_what_came_before() {
     assert_eq!(seen[0].kv.mod_revision, before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_lives_while_it_is_kept_alive_and_takes_its_keys_with_it() {
-    let Some((client, prefix)) = cluster("lease") else { return };
+    let (client, prefix, _server) = cluster("lease").await;
     let key = format!("{prefix}k");
     let lease = client.lease_grant(60).await.expect("grant").id;
     client.put_with(&key, "x", PutOptions::new().lease(lease)).await.expect("put");
@@ -80,9 +87,9 @@ async fn a_lease_lives_while_it_is_kept_alive_and_takes_its_keys_with_it() {
     assert_eq!(gone.kind(), ErrorKind::LeaseNotFound);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_is_handed_on_with_a_greater_revision() {
-    let Some((client, prefix)) = cluster("lock") else { return };
+    let (client, prefix, _server) = cluster("lock").await;
     let first = client.lock(&prefix, 30).await.expect("free");
     let revision = first.revision();
     let waiting = tokio::spawn({
@@ -99,9 +106,9 @@ async fn a_lock_is_handed_on_with_a_greater_revision() {
     second.unlock().await.expect("unlock");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_endpoint_is_passed_over_and_the_state_is_shown() {
-    let Some((client, prefix)) = cluster("endpoints") else { return };
+    let (client, prefix, _server) = cluster("endpoints").await;
     let mut endpoints = client.endpoints();
     let status = client.status(&endpoints[0]).await.expect("status");
     assert_ne!(status.leader, 0);
@@ -111,7 +118,7 @@ async fn a_dead_endpoint_is_passed_over_and_the_state_is_shown() {
     client.put(format!("{prefix}k"), "v").await.expect("another member takes it");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_any_member_the_request_was_certainly_not_applied() {
     let client = Client::builder(["127.0.0.1:1"])
         .request_timeout(std::time::Duration::from_millis(200))
