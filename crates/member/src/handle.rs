@@ -329,7 +329,10 @@ impl Handle {
     }
 
     /// Runs `work` on a thread that may wait for the disk. `None`: the member is stopping.
-    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> Option<T> {
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Option<T> {
         let store = self.shared.store.clone();
         let (answer, outcome) = oneshot::channel();
         self.shared.pool.run(move || {
