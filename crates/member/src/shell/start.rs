@@ -264,8 +264,15 @@ fn founding(
     Ok(Some(Founding::Found { identity, members: MemberList::founded_by(members) }))
 }
 
-/// Asks the running cluster which member this is.
+/// Asks the running cluster which member this is. It has a thread and a runtime of its own: the caller may be inside one.
 fn join(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask_who_we_are(config, incarnation));
+        asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn ask_who_we_are(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
