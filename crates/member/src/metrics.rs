@@ -1,7 +1,7 @@
 //! What a member counts, under the names that etcd's dashboards know. One registry a member; no globals.
 
 use prometheus::{
-    CounterVec, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
 };
 use quorate_ids::MemberId;
 
@@ -20,7 +20,6 @@ pub struct Metrics {
     pub checkpoint_seconds: Histogram,
     pub records_mended: IntCounter,
     pub records_lost: IntCounter,
-    pub resident_index_bytes: Gauge,
     peer_sent_bytes: CounterVec,
     peer_received_bytes: CounterVec,
     peer_sent_failures: CounterVec,
@@ -75,10 +74,6 @@ impl Metrics {
                 "Damaged records that a peer's copy replaced.",
             ),
             records_lost: counter("quorate_store_records_lost_total", "Damaged records that no peer had."),
-            resident_index_bytes: register(
-                &registry,
-                Gauge::new("quorate_store_index_bytes", "Memory of the store's index."),
-            ),
             peer_sent_bytes: by_peer("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer.", "To"),
             peer_received_bytes: by_peer(
                 "etcd_network_peer_received_bytes_total",

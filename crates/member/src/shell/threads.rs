@@ -175,6 +175,8 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
         LogOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
         LogOutput::Status(status) => {
             let metrics = &shared.metrics;
+            let pending = links.waiting().proposals.len();
+            metrics.proposals_pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
             metrics.has_leader.set(i64::from(status.leader.is_some()));
             metrics.is_leader.set(i64::from(status.is_leader));
             metrics.is_learner.set(i64::from(status.is_learner));
