@@ -8,6 +8,8 @@ use std::time::Duration;
 use quorate_store::StoreConfig;
 use quorate_tls::{Acceptor, Connector};
 
+use crate::shell::PeerHttp;
+
 /// Whether a member without data founds its cluster or joins one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitialState {
@@ -37,6 +39,8 @@ pub struct Config {
     /// Port 0 takes any free port; see [`crate::Running::peer_addrs`].
     pub listen_peer: Vec<SocketAddr>,
     pub peer_tls: PeerTls,
+    /// Serves HTTP/1 on the peer ports; without it only members are served there.
+    pub peer_http: Option<PeerHttp>,
     pub advertise_peer_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
     /// Name and peer URL; a name may stand more than once.
@@ -74,6 +78,7 @@ impl Config {
             wal_dir: None,
             listen_peer: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             peer_tls: PeerTls::default(),
+            peer_http: None,
             advertise_peer_urls: Vec::new(),
             advertise_client_urls: Vec::new(),
             initial_cluster: Vec::new(),

@@ -17,4 +17,4 @@ pub use core::LeaseAnswer;
 pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
-pub use shell::{PeerBook, Running, StartError, Stopped, start};
+pub use shell::{HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, start};

@@ -95,7 +95,8 @@ impl Served {
         }
     }
 
-    async fn serve<S>(self, speaks: Speaks, stream: S, peer: SocketAddr)
+    /// Serves a stream of which it is known what it speaks.
+    pub(super) async fn serve<S>(self, speaks: Speaks, stream: S, peer: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -11,6 +11,7 @@
 mod body;
 mod connection;
 mod first_bytes;
+mod handed;
 mod threads;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ use hyper::body::Incoming;
 use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
+pub use handed::Handed;
 pub use threads::Serving;
 
 /// What a net thread does with a request.

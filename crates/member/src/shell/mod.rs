@@ -6,6 +6,7 @@
 
 mod book;
 mod inbox;
+mod peer_http;
 mod pool;
 mod reachability;
 mod start;
@@ -15,5 +16,6 @@ mod urls;
 
 pub use book::PeerBook;
 pub(crate) use inbox::{Full, Inbox};
+pub use peer_http::{HttpConnection, PeerHttp};
 pub(crate) use pool::Pool;
 pub use start::{Running, StartError, Stopped, start};

@@ -349,8 +349,10 @@ fn run(
     let metrics = Arc::new(Metrics::new());
     let inbox = Arc::new(Inbox::new(INBOX_MAX));
     let tls = config.peer_tls.connector.clone();
-    let transport = Transport::start(stages.identity, book, listeners, tls, inbox.clone(), metrics.clone())
-        .map_err(io("starting the peer thread"))?;
+    let http = config.peer_http.clone();
+    let transport =
+        Transport::start(stages.identity, book, listeners, tls, http, inbox.clone(), metrics.clone())
+            .map_err(io("starting the peer thread"))?;
     transport.set_members(&stages.members);
     let visible = watch::Sender::new(Visible::default());
     let shared = Arc::new(Shared {

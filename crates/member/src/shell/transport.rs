@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::book::PeerBook;
 use super::inbox::Inbox;
+use super::peer_http::{self, HttpConnection, PeerHttp};
 use super::reachability::Reachability;
 use crate::config::PeerTls;
 use crate::core::LogInput;
@@ -83,6 +84,8 @@ struct State {
     book: PeerBook,
     /// For the peers that have TLS.
     tls: Option<Arc<Connector>>,
+    /// Serves connections that speak HTTP/1; without it they are refused.
+    http: Option<PeerHttp>,
     inbox: Arc<Inbox<LogInput>>,
     metrics: Arc<Metrics>,
     members: Mutex<MemberList>,
@@ -104,6 +107,7 @@ impl Transport {
         book: PeerBook,
         listeners: Vec<Bound>,
         tls: Option<Arc<Connector>>,
+        http: Option<PeerHttp>,
         inbox: Arc<Inbox<LogInput>>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
@@ -111,6 +115,7 @@ impl Transport {
             identity,
             book,
             tls,
+            http,
             inbox,
             metrics,
             members: Mutex::new(MemberList::default()),
@@ -369,7 +374,7 @@ async fn accept(state: Arc<State>, bound: Bound) {
             Ok((stream, from)) => {
                 let (state, tls) = (state.clone(), tls.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = incoming(&state, stream, tls.as_deref()).await {
+                    if let Err(error) = incoming(&state, stream, from, tls.as_deref()).await {
                         let closed = matches!(&error, LinkError::Closed);
                         if closed {
                             tracing::debug!(%from, "a peer closed its connection");
@@ -412,7 +417,11 @@ async fn accepted(stream: TcpStream, tls: Option<&Acceptor>) -> Result<Stream<Tc
             let mut plain = Stream::Plain(stream);
             let _ = in_time(async {
                 // Read, so that closing does not reset the connection before the answer has arrived.
-                read_frame(&mut plain, &mut BytesMut::new()).await?;
+                let mut buffer = BytesMut::new();
+                if peer_http::is_spoken(&mut plain, &mut buffer).await? {
+                    return write(&mut plain, peer_http::NEEDS_TLS.as_bytes()).await;
+                }
+                read_frame(&mut plain, &mut buffer).await?;
                 write(&mut plain, &Frame::Refused { reason }.encode()).await
             })
             .await;
@@ -421,9 +430,20 @@ async fn accepted(stream: TcpStream, tls: Option<&Acceptor>) -> Result<Stream<Tc
     }
 }
 
-async fn incoming(state: &State, stream: TcpStream, tls: Option<&Acceptor>) -> Result<(), LinkError> {
+async fn incoming(
+    state: &State,
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: Option<&Acceptor>,
+) -> Result<(), LinkError> {
     let mut stream = accepted(stream, tls).await?;
     let mut buffer = BytesMut::new();
+    if let Some(http) = &state.http
+        && in_time(peer_http::is_spoken(&mut stream, &mut buffer)).await?
+    {
+        (http.0)(HttpConnection { stream, first: buffer.freeze(), from }).await;
+        return Ok(());
+    }
     let hello = in_time(async {
         match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
             Frame::Hello(hello) => Ok(hello),
