@@ -6,5 +6,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod etcd2;
 pub mod etcd3;
 pub mod listener;

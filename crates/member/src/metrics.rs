@@ -1,7 +1,8 @@
 //! What a member counts, under the names that etcd's dashboards know. One registry a member; no globals.
 
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 use quorate_ids::MemberId;
 
@@ -23,6 +24,8 @@ pub struct Metrics {
     peer_sent_bytes: CounterVec,
     peer_received_bytes: CounterVec,
     peer_sent_failures: CounterVec,
+    peer_sent_frames: IntCounterVec,
+    peer_received_frames: IntCounter,
 }
 
 /// Buckets of etcd's disk histograms: 1 ms, doubling, 14 of them.
@@ -85,20 +88,45 @@ impl Metrics {
                 "Frames to a peer that were dropped.",
                 "To",
             ),
+            peer_sent_frames: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("quorate_peer_sent_frames_total", "Frames handed to a peer's connection."),
+                    &["To"],
+                ),
+            ),
+            peer_received_frames: counter("quorate_peer_received_frames_total", "Frames from all peers."),
             registry,
         }
     }
 
     pub(crate) fn peer_sent(&self, to: MemberId, bytes: usize) {
-        self.peer_sent_bytes.with_label_values(&[&to.to_string()]).inc_by(bytes as f64);
+        let to = to.to_string();
+        self.peer_sent_bytes.with_label_values(&[&to]).inc_by(bytes as f64);
+        self.peer_sent_frames.with_label_values(&[&to]).inc();
     }
 
     pub(crate) fn peer_received(&self, from: MemberId, bytes: usize) {
         self.peer_received_bytes.with_label_values(&[&from.to_string()]).inc_by(bytes as f64);
+        self.peer_received_frames.inc();
     }
 
     pub(crate) fn peer_send_failed(&self, to: MemberId) {
         self.peer_sent_failures.with_label_values(&[&to.to_string()]).inc();
+    }
+
+    /// Frames handed to the connection to a peer, and frames to it that were dropped, since this member's start.
+    #[must_use]
+    pub fn frames_to(&self, peer: MemberId) -> (u64, u64) {
+        let to = peer.to_string();
+        let failed = self.peer_sent_failures.with_label_values(&[&to]).get();
+        (self.peer_sent_frames.with_label_values(&[&to]).get(), failed as u64)
+    }
+
+    /// Frames from all peers since this member's start.
+    #[must_use]
+    pub fn frames_received(&self) -> u64 {
+        self.peer_received_frames.get()
     }
 
     /// Everything in the registry, in Prometheus' text format.

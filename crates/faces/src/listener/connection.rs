@@ -172,6 +172,8 @@ impl Served {
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(config.handshake_timeout)
+            // As servers in Go write them: people's scripts look for names in that form.
+            .title_case_headers(true)
             .max_buf_size(config.header_bytes_max.max(BUFFER_BYTES_MIN));
         let faces = Arc::clone(&self.faces);
         let service = service_fn(move |request| answer(Arc::clone(&faces), request));
