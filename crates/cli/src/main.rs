@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod auto_compaction;
+mod cluster;
+mod command_tree;
+mod ctl;
 mod dev;
 mod flags;
 mod logging;
@@ -20,10 +23,14 @@ Quorate: a replicated store that speaks the protocols of the systems people alre
 Usage: quorate COMMAND [flags]
 
 Commands:
-  server    run one member of a cluster; takes etcd's flags
-  dev       run a cluster of three in this process, to try things out
-  version   print the version
-  help      print this page, or that of a command: quorate help server
+  server       run one member of a cluster; takes etcd's flags
+  dev          run a cluster of three in this process, to try things out
+  ctl          read and write keys, hold leases and locks, look after members
+  cluster      look at a cluster as a whole: quorate cluster info
+  completions  print what makes bash, zsh or fish complete commands and flags
+  man          print a manual page, or write all of them: quorate man --dir FOLDER
+  version      print the version
+  help         print this page, or that of a command: quorate help server
 
 'quorate COMMAND --help' explains a command's flags.
 ";
@@ -44,6 +51,10 @@ fn main() -> ExitCode {
     match command {
         "server" => server::main(rest),
         "dev" => dev::main(rest),
+        "ctl" => ctl::main(rest),
+        "cluster" => cluster::main(rest),
+        "completions" => command_tree::completions(rest),
+        "man" => command_tree::man(rest),
         "version" | "--version" | "-version" => {
             println!("{}", version::text());
             ExitCode::SUCCESS
@@ -58,9 +69,18 @@ fn help(topics: &[String]) -> ExitCode {
         None => print!("{USAGE}"),
         Some("server") => print!("{}", flags::page()),
         Some("dev") => print!("{}", dev::USAGE),
+        Some("ctl") => return ctl::main(&asking_for_help(topics)),
+        Some("cluster") => return cluster::main(&asking_for_help(topics)),
+        Some("completions") => return command_tree::completions(&asking_for_help(topics)),
+        Some("man") => return command_tree::man(&asking_for_help(topics)),
         Some(other) => return misused(&format!("there is no help on {other:?}")),
     }
     ExitCode::SUCCESS
+}
+
+/// The command line that answers 'help ctl get' is 'ctl get --help'.
+fn asking_for_help(topics: &[String]) -> Vec<String> {
+    topics.iter().skip(1).cloned().chain(["--help".to_owned()]).collect()
 }
 
 fn misused(what: &str) -> ExitCode {

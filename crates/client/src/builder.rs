@@ -8,8 +8,8 @@ use crate::pool::Pool;
 use crate::tls::ClientTls;
 use crate::{Client, Inner};
 
-const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
-const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+pub(crate) const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// The settings of a [`Client`].
 ///

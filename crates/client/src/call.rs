@@ -78,7 +78,7 @@ where
                     members.prefer(&member);
                     return Ok(answer);
                 }
-                Err(error) if error.kind() == ErrorKind::Config => return Err(error),
+                Err(error) if error.is_hopeless() => return Err(error),
                 Err(error) if may_go_on(plan.effect, &error) => last = Some(error),
                 Err(error) if plan.effect == Effect::None => {
                     return Err(error.with_outcome(Outcome::NotApplied));

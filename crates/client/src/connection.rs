@@ -3,6 +3,7 @@
 //! Invariant: a request that fails says whether it can have reached the member ([`TransportError`]).
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -60,6 +61,13 @@ impl Connection {
     async fn dial(endpoint: &Endpoint, tls: &ClientTls) -> Result<Self, Error> {
         let failed = |error: std::io::Error| unreachable_because(format!("cannot connect: {error}"));
         match &endpoint.address {
+            Address::Local(dial) => {
+                let stream = (dial.0)().map_err(|error| match error.kind() {
+                    io::ErrorKind::NotConnected => Error::new(ErrorKind::Gone, error.to_string()),
+                    _ => failed(error),
+                })?;
+                Self::handshake(stream, endpoint).await
+            }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(failed)?;
                 Self::secure(stream, endpoint, tls, "localhost").await

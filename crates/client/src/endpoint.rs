@@ -1,10 +1,13 @@
 //! Where a member listens: `host:port`, `http://host:port`, `https://host:port` or `unix:///path`.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use http::Uri;
+use tokio::io::DuplexStream;
 
 use crate::error::Error;
 
@@ -13,8 +16,31 @@ const PORT_DEFAULT: u16 = 2379;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
+    /// A member in this process.
+    Local(Dial),
+}
+
+/// Opens a connection to a member in this process.
+#[derive(Clone)]
+pub(crate) struct Dial(pub Arc<dyn Fn() -> io::Result<DuplexStream> + Send + Sync>);
+
+impl PartialEq for Dial {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Dial {}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dial")
+    }
 }
 
 /// One parsed endpoint. It is shown as it was given.
@@ -34,6 +60,12 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// A member in this process, shown as `name`.
+    pub fn local(name: String, dial: Dial) -> Self {
+        let origin = Uri::from_static("http://localhost");
+        Self { text: name, address: Address::Local(dial), tls: false, origin }
+    }
+
     /// Parses an endpoint. Without a scheme it is TLS exactly where the client has TLS settings.
     pub fn parse(text: &str, tls_default: bool) -> Result<Self, Error> {
         let bad = |why: &str| {

@@ -28,6 +28,8 @@ macro_rules! kinds {
             Config,
             /// No member could be reached; nothing was sent.
             Unreachable,
+            /// The member in this process has stopped, and will not come back.
+            Gone,
             /// The connection broke while the answer was awaited.
             ConnectionLost,
             /// No answer came within the request timeout.
@@ -239,6 +241,11 @@ impl Error {
         Self::new(kind, text)
     }
 
+    /// No member was asked, and none can be: trying again is of no use.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        matches!(self.kind, ErrorKind::Config | ErrorKind::Gone)
+    }
+
     /// The member that answered can't serve this now and did nothing: another one may.
     pub(crate) fn is_refused_by_this_member(&self) -> bool {
         self.outcome == Outcome::NotApplied
@@ -293,6 +300,7 @@ fn outcome_of(kind: ErrorKind, code: Code) -> Outcome {
     match kind {
         // Decided before anything is proposed, whatever their code.
         ErrorKind::Unreachable
+        | ErrorKind::Gone
         | ErrorKind::NoLeader
         | ErrorKind::NotSupportedForLearner
         | ErrorKind::TooManyRequests

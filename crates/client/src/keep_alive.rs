@@ -159,7 +159,7 @@ impl Client {
         for member in members.in_turn() {
             let connection = match pool.connect(&member, pool.connect_timeout).await {
                 Ok(connection) => connection.requiring_leader(true),
-                Err(error) if error.kind() == ErrorKind::Config => return Err(error),
+                Err(error) if error.is_hopeless() => return Err(error),
                 Err(error) => {
                     last = Some(error);
                     continue;

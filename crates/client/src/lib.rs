@@ -45,6 +45,7 @@ mod builder;
 mod call;
 mod cluster;
 mod connection;
+mod election;
 mod endpoint;
 mod error;
 mod keep_alive;
@@ -59,13 +60,16 @@ mod txn;
 mod watch;
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::DuplexStream;
 use tonic::{Response, Status};
 
 pub use builder::ClientBuilder;
 pub use cluster::{MemberAddResponse, MemberListResponse, MemberUpdated};
+pub use election::{Leadership, Observation};
 pub use error::{Error, ErrorKind, Outcome};
 pub use keep_alive::{KeepAlive, LeaseLost};
 pub use keys::Keys;
@@ -83,6 +87,7 @@ pub use watch::{Event, EventKind, Watch, WatchOptions, WatchResponse};
 
 use call::Plan;
 use connection::Connection;
+use endpoint::{Dial, Endpoint};
 use pool::Pool;
 
 /// A handle on a cluster. Clones share connections and endpoints.
@@ -106,6 +111,18 @@ impl Client {
     /// A client with settings of one's own.
     pub fn builder(endpoints: impl IntoIterator<Item = impl Into<String>>) -> ClientBuilder {
         ClientBuilder::new(endpoints)
+    }
+
+    /// A client of a member in the same process: `connect` opens a stream to it, without a socket, or fails with
+    /// [`io::ErrorKind::NotConnected`] once it has stopped for good. `name` stands in errors and for its endpoint. Whoever embeds a member gets one from `quorate::Server::client`.
+    #[must_use]
+    pub fn in_process(
+        name: impl Into<String>,
+        connect: impl Fn() -> io::Result<DuplexStream> + Send + Sync + 'static,
+    ) -> Self {
+        let endpoint = Endpoint::local(name.into(), Dial(Arc::new(connect)));
+        let pool = Pool::of_one(endpoint, builder::CONNECT_TIMEOUT_DEFAULT);
+        Self { inner: Arc::new(Inner { pool, request_timeout: builder::REQUEST_TIMEOUT_DEFAULT }) }
     }
 
     /// The endpoints in use, as they were given.
@@ -138,9 +155,13 @@ impl Client {
         call::call(&self.inner.pool, self.inner.request_timeout, plan, send).await
     }
 
-    /// A client of one of the endpoints alone, with the same settings.
-    fn only(&self, endpoint: &str) -> Result<Self, Error> {
+    /// A client of the member at one endpoint alone, with the same settings. The endpoint need not be one of the client's.
+    pub fn at(&self, endpoint: &str) -> Result<Self, Error> {
         let Inner { pool, request_timeout } = &*self.inner;
+        if let Some(local @ Endpoint { address: endpoint::Address::Local(_), .. }) = pool.known(endpoint) {
+            let pool = Pool::of_one(local, pool.connect_timeout);
+            return Ok(Self { inner: Arc::new(Inner { pool, request_timeout: *request_timeout }) });
+        }
         let tls = pool.tls_default.then(|| pool.tls.clone());
         let pool = Pool::new(&[endpoint.to_owned()], tls, pool.connect_timeout)?;
         Ok(Self { inner: Arc::new(Inner { pool, request_timeout: *request_timeout }) })

@@ -36,10 +36,20 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn lock(&self, name: &str, ttl_seconds: i64) -> Result<Lock, Error> {
+        self.lock_with_value(name, b"", ttl_seconds).await
+    }
+
+    /// The same with a value in the key that holds the lock.
+    pub(crate) async fn lock_with_value(
+        &self,
+        name: &str,
+        value: &[u8],
+        ttl_seconds: i64,
+    ) -> Result<Lock, Error> {
         let lease = self.lease_grant(ttl_seconds).await?.id;
         let alive = self.lease_keep_alive(lease).await?;
         let taken = tokio::select! {
-            taken = self.lock_under_lease(name, lease) => taken,
+            taken = self.take_turn(name, value, lease) => taken,
             why = alive.lost() => Err(Error::new(ErrorKind::LeaseNotFound, why.to_string())),
         };
         match taken {
@@ -55,8 +65,12 @@ impl Client {
     /// Waits for the lock `name` and takes it under a lease that the caller keeps alive. Given up half way, its place in
     /// the queue stays until the lease ends.
     pub async fn lock_under_lease(&self, name: &str, lease: i64) -> Result<Lock, Error> {
+        self.take_turn(name, b"", lease).await
+    }
+
+    async fn take_turn(&self, name: &str, value: &[u8], lease: i64) -> Result<Lock, Error> {
         let key = format!("{name}/{lease:x}");
-        let revision = self.enqueue(&key, lease).await?;
+        let revision = self.enqueue(&key, value, lease).await?;
         while self.wait_for_predecessor(name, revision).await? {}
         // The lease may have ended while others were waited for.
         let own = self.get(&key).await?;
@@ -68,10 +82,10 @@ impl Client {
     }
 
     /// Puts a key in the queue, and answers its place: the revision that created it.
-    async fn enqueue(&self, key: &str, lease: i64) -> Result<i64, Error> {
+    async fn enqueue(&self, key: &str, value: &[u8], lease: i64) -> Result<i64, Error> {
         let txn = Txn::new()
             .when([Compare::create_revision(key, Is::Equal, 0)])
-            .and_then([Op::put_with(key, "", crate::PutOptions::new().lease(lease))])
+            .and_then([Op::put_with(key, value, crate::PutOptions::new().lease(lease))])
             .or_else([Op::get(key)]);
         // A second time it finds its own key, so it may be repeated.
         let answer = self.txn_planned(txn, Plan::READ).await?;

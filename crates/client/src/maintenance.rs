@@ -32,7 +32,7 @@ impl Client {
     /// The state of the member at one endpoint. The endpoint need not be one of the client's.
     pub async fn status(&self, endpoint: &str) -> Result<StatusResponse, Error> {
         let request = pb::StatusRequest {};
-        let client = self.only(endpoint)?;
+        let client = self.at(endpoint)?;
         unary!(client, Plan::LOCAL_READ, MaintenanceClient, status, request)
     }
 
@@ -40,8 +40,17 @@ impl Client {
     /// members.
     pub async fn hash_kv(&self, endpoint: &str, revision: i64) -> Result<HashKvResponse, Error> {
         let request = pb::HashKvRequest { revision };
-        let client = self.only(endpoint)?;
+        let client = self.at(endpoint)?;
         unary!(client, Plan::LOCAL_READ, MaintenanceClient, hash_kv, request)
+    }
+
+    /// Asks the member at one endpoint to defragment its store. Quorate's members have no need to, and do nothing.
+    pub async fn defragment(&self, endpoint: &str) -> Result<(), Error> {
+        let request = pb::DefragmentRequest {};
+        let client = self.at(endpoint)?;
+        let answer: Result<pb::DefragmentResponse, Error> =
+            unary!(client, Plan::LOCAL_READ, MaintenanceClient, defragment, request);
+        answer.map(drop)
     }
 
     /// The alarms that are on.
@@ -77,7 +86,7 @@ impl Client {
     pub async fn move_leader(&self, to: u64) -> Result<(), Error> {
         let leader = self.leader_endpoint().await?;
         let request = pb::MoveLeaderRequest { target_id: to };
-        let client = self.only(&leader)?;
+        let client = self.at(&leader)?;
         let answer: Result<pb::MoveLeaderResponse, Error> =
             unary!(client, Plan::WRITE, MaintenanceClient, move_leader, request);
         answer.map(drop)

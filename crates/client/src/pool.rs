@@ -117,6 +117,23 @@ impl Pool {
         })
     }
 
+    /// One member, without settings of TLS.
+    pub fn of_one(endpoint: Endpoint, connect_timeout: Duration) -> Self {
+        let members = Members { members: vec![Member::new(endpoint)], preferred: AtomicUsize::new(0) };
+        Self {
+            current: RwLock::new(Arc::new(members)),
+            tls: ClientTls::default(),
+            tls_default: false,
+            connect_timeout,
+        }
+    }
+
+    /// The endpoint in use that was given as `text`.
+    pub fn known(&self, text: &str) -> Option<Endpoint> {
+        let members = self.current();
+        members.members.iter().map(|member| &member.endpoint).find(|known| known.text == text).cloned()
+    }
+
     pub fn current(&self) -> Arc<Members> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::Client;
 use quorate_faces::etcd3::{self, Etcd3};
 use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
 use quorate_ids::{ClusterId, MemberId};
@@ -130,7 +131,30 @@ impl Server {
         self.member.handle().identity().cluster
     }
 
-    /// The member itself, without a socket in between.
+    /// A client of this member, without a socket in between: everything that a client over the network can do, on the
+    /// runtime of the caller. It does not keep the member running; after [`Server::shutdown`] its requests fail.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = quorate::Config::new("m1").memory_only()
+    /// #     .listen_client_urls(["http://127.0.0.1:0"]).listen_peer_urls(["http://127.0.0.1:0"]);
+    /// let server = quorate::Server::start(config)?;
+    /// server.ready().await?;
+    /// let client = server.client();
+    /// client.put("greeting", "hello").await?;
+    /// assert_eq!(client.get("greeting").await?.expect("just written").value, "hello");
+    /// server.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let port = self.serving.local();
+        Client::in_process(self.name.clone(), move || port.connect())
+    }
+
+    /// The member's parts as faces use them: for programs that bring a protocol of their own. See [`Server::client`]
+    /// for reading and writing keys.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.member.handle()

@@ -29,6 +29,9 @@ pub fn apply(
     variables.sort();
     for (variable, text) in variables {
         let Some(flag) = all().find(|flag| flag.variable() == variable) else {
+            if is_of_commands(&variable) {
+                continue;
+            }
             if NO_FLAGS.contains(&variable.as_str()) {
                 values.warn(format!("{variable} is accepted, but has no meaning here"));
             } else {
@@ -46,6 +49,11 @@ pub fn apply(
         }
     }
     Ok(())
+}
+
+/// Whether a variable is one that `quorate ctl` and the like read.
+fn is_of_commands(variable: &str) -> bool {
+    variable.strip_prefix("QUORATE_").is_some_and(|name| crate::ctl::VARIABLES.contains(&name))
 }
 
 #[cfg(test)]
@@ -75,7 +83,11 @@ mod tests {
 
     #[test]
     fn unknown_variables_are_named_and_bad_values_refused() {
-        let values = with(&[], &[("ETCD_NO_SUCH", "1"), ("HOME", "/"), ("ETCD_NAME", "")]).expect("fine");
+        let values = with(
+            &[],
+            &[("ETCD_NO_SUCH", "1"), ("HOME", "/"), ("ETCD_NAME", ""), ("QUORATE_ENDPOINTS", "h:1")],
+        )
+        .expect("fine");
         let notices = values.review().expect("all supported");
         assert_eq!(notices.len(), 1);
         assert_eq!(notices[0].text, "unrecognized environment variable ETCD_NO_SUCH");

@@ -7,7 +7,8 @@ use super::{Flag, Group, Status, all};
 /// What a misused command line is answered with.
 pub const USAGE_HINT: &str = "Run 'quorate server --help' for the flags.";
 
-const INTRODUCTION: &str = "\
+/// What stands before the flags.
+pub const INTRODUCTION: &str = "\
 Run one member of a cluster.
 
 Usage:
@@ -48,14 +49,19 @@ fn describe(page: &mut String, flag: &Flag) {
         default => format!(" (default {default})"),
     };
     let _ = writeln!(page, "  --{}{}{default}", flag.name, flag.kind.placeholder());
-    let text = match flag.status {
+    for line in wrap(&text_of(flag)) {
+        let _ = writeln!(page, "{:INDENT$}{line}", "");
+    }
+}
+
+/// What a flag does here.
+#[must_use]
+pub fn text_of(flag: &Flag) -> String {
+    match flag.status {
         Status::Supported => flag.help.to_owned(),
         Status::NotYet => format!("{} Not supported yet.", flag.help),
         Status::Ignored(why) => format!("{} Accepted without effect: {why}.", flag.help),
         Status::Renamed(now) => format!("Older name of --{now}."),
-    };
-    for line in wrap(&text) {
-        let _ = writeln!(page, "{:INDENT$}{line}", "");
     }
 }
 

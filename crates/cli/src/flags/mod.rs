@@ -16,7 +16,7 @@ mod values;
 
 pub use config_file::read as read_config_file;
 pub use environment::apply as apply_environment;
-pub use help::{USAGE_HINT, page};
+pub use help::{INTRODUCTION, USAGE_HINT, page, text_of};
 pub use reader::{Reading, read};
 pub use table::all;
 pub use values::{Notice, Severity, Values};
@@ -128,7 +128,9 @@ impl Kind {
         }
     }
 
-    const fn placeholder(self) -> &'static str {
+    /// What stands for a value on the help page.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Bool => "",
             Self::Int | Self::Uint => " N",

@@ -1,6 +1,7 @@
 //! One connection, from its first bytes to its end.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use quorate_tls::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -27,6 +28,22 @@ const SEND_BUFFER_BYTES_MAX: usize = 1 << 20;
 const PLAIN_TEXT_READS_MAX: usize = 64;
 const PLAIN_TEXT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Who is at the other end, for the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    At(SocketAddr),
+    InProcess,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(addr) => addr.fmt(out),
+            Self::InProcess => out.write_str("this process"),
+        }
+    }
+}
+
 pub(super) struct Served {
     pub config: Arc<ListenConfig>,
     pub faces: Arc<[Arc<dyn ThreadFace>]>,
@@ -37,7 +54,7 @@ pub(super) struct Served {
 
 impl Served {
     /// Serves a connection until either side ends it, or a stop.
-    pub(super) async fn run(self, mut stream: TcpStream, peer: SocketAddr) {
+    pub(super) async fn run(self, mut stream: TcpStream, peer: Peer) {
         let _ = stream.set_nodelay(true);
         let Some((speaks, bytes)) = self.first(&mut stream, peer).await else { return };
         let Some(tls) = self.tls.clone() else {
@@ -70,12 +87,14 @@ impl Served {
         self.serve(speaks, Rewound::new(bytes, stream), peer).await;
     }
 
+    /// Serves a connection from within the process, which has neither TLS nor a socket.
+    pub(super) async fn run_local(self, mut stream: DuplexStream) {
+        let Some((speaks, bytes)) = self.first(&mut stream, Peer::InProcess).await else { return };
+        self.serve(speaks, Rewound::new(bytes, stream), Peer::InProcess).await;
+    }
+
     /// What the stream speaks, and the bytes that said so. `None`: it did not say in time, or there is a stop.
-    async fn first<S: AsyncRead + Unpin>(
-        &self,
-        stream: &mut S,
-        peer: SocketAddr,
-    ) -> Option<(Speaks, Vec<u8>)> {
+    async fn first<S: AsyncRead + Unpin>(&self, stream: &mut S, peer: Peer) -> Option<(Speaks, Vec<u8>)> {
         let mut stopping = self.stopping.clone();
         let first = tokio::select! {
             first = tokio::time::timeout(self.config.handshake_timeout, first_bytes::read(stream)) => first,
@@ -96,7 +115,7 @@ impl Served {
     }
 
     /// Serves a stream of which it is known what it speaks.
-    pub(super) async fn serve<S>(self, speaks: Speaks, stream: S, peer: SocketAddr)
+    pub(super) async fn serve<S>(self, speaks: Speaks, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::connection::Served;
+use super::connection::{Peer, Served};
 use super::first_bytes::{Rewound, Speaks};
 use super::{Face, ListenConfig, ThreadFace};
 
@@ -39,7 +39,7 @@ impl Handed {
             stopping: self.stop.subscribe(),
             tls: None,
         };
-        served.serve(Speaks::Http1, Rewound::new(first, stream), peer).await;
+        served.serve(Speaks::Http1, Rewound::new(first, stream), Peer::At(peer)).await;
     }
 
     /// Lets open requests finish and takes no more.

@@ -27,7 +27,7 @@ use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
 pub use handed::Handed;
-pub use threads::Serving;
+pub use threads::{LocalPort, Serving};
 
 /// What a net thread does with a request.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;

@@ -2,15 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use quorate_tls::Acceptor as TlsAcceptor;
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
-use super::connection::Served;
+use super::connection::{Peer, Served};
 use super::{Face, ListenConfig, Port, ThreadFace};
 
 /// Accepted connections that wait for one net thread; more are closed.
@@ -20,7 +21,14 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a thread may take to end beyond the time that requests have.
 const JOIN_MARGIN: Duration = Duration::from_millis(500);
 
-type Accepted = (TcpStream, SocketAddr, Option<Arc<TlsAcceptor>>);
+/// What may be under way, in each direction, on a connection within the process.
+const LOCAL_BUFFER_BYTES: usize = 256 * 1024;
+
+/// A connection on its way to a net thread.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr, Option<Arc<TlsAcceptor>>),
+    Local(DuplexStream),
+}
 
 /// Listening ports. Dropped, it stops.
 pub struct Serving {
@@ -29,6 +37,25 @@ pub struct Serving {
     stop_timeout: Duration,
     connections: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
+    local: LocalPort,
+}
+
+/// Where programs in the same process connect, without a socket. It does not keep anything running.
+#[derive(Clone)]
+pub struct LocalPort(Weak<Acceptor>);
+
+impl LocalPort {
+    /// A new connection, to speak HTTP on as over a socket. Fails with [`io::ErrorKind::NotConnected`] once the ports
+    /// are closed, otherwise where no more connections are taken.
+    pub fn connect(&self) -> io::Result<DuplexStream> {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the member has stopped");
+        let acceptor = self.0.upgrade().ok_or_else(gone)?;
+        let (ours, theirs) = tokio::io::duplex(LOCAL_BUFFER_BYTES);
+        match acceptor.hand_over(Accepted::Local(theirs)) {
+            Ok(()) => Ok(ours),
+            Err(why) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, why)),
+        }
+    }
 }
 
 impl Serving {
@@ -42,8 +69,14 @@ impl Serving {
         let (stop, stopping) = watch::channel(false);
         let connections = Arc::new(AtomicUsize::new(0));
         let stop_timeout = config.stop_timeout;
-        let mut serving =
-            Self { addrs, stop, stop_timeout, connections: Arc::clone(&connections), threads: Vec::new() };
+        let mut serving = Self {
+            addrs,
+            stop,
+            stop_timeout,
+            connections: Arc::clone(&connections),
+            threads: Vec::new(),
+            local: LocalPort(Weak::new()),
+        };
         let config = Arc::new(config);
         let faces: Arc<[Arc<dyn Face>]> = faces.into();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -62,7 +95,13 @@ impl Serving {
             serving.threads.push(thread.spawn(move || net.run(&runtime, accepted))?);
             hand_over.push(sender);
         }
-        let acceptor = Acceptor { config, connections, hand_over: hand_over.into(), next: Arc::default() };
+        let acceptor = Arc::new(Acceptor {
+            config,
+            connections,
+            hand_over: hand_over.into(),
+            next: AtomicUsize::new(0),
+        });
+        serving.local = LocalPort(Arc::downgrade(&acceptor));
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name("accept".to_owned());
         serving.threads.push(thread.spawn(move || acceptor.run(&runtime, listeners, stopping))?);
@@ -79,6 +118,12 @@ impl Serving {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The way in for programs in the same process.
+    #[must_use]
+    pub fn local(&self) -> LocalPort {
+        self.local.clone()
     }
 
     /// Takes no more connections, lets requests finish within [`ListenConfig::stop_timeout`], and closes what is left.
@@ -135,25 +180,9 @@ impl NetThread {
             loop {
                 tokio::select! {
                     next = accepted.recv() => {
-                        let Some((stream, peer, tls)) = next else { break };
+                        let Some(next) = next else { break };
                         let counted = Counted(Arc::clone(&self.connections));
-                        let stream = match tokio::net::TcpStream::from_std(stream) {
-                            Ok(stream) => stream,
-                            Err(error) => {
-                                tracing::warn!(%peer, %error, "can't serve a connection");
-                                continue;
-                            }
-                        };
-                        let served = Served {
-                            config: Arc::clone(&self.config),
-                            faces: Arc::clone(&faces),
-                            stopping: self.stopping.clone(),
-                            tls,
-                        };
-                        tasks.spawn(async move {
-                            served.run(stream, peer).await;
-                            drop(counted);
-                        });
+                        self.serve(next, counted, &faces, &mut tasks);
                     }
                     Some(ended) = tasks.join_next() => {
                         if let Err(error) = ended {
@@ -167,29 +196,62 @@ impl NetThread {
             let _ = tokio::time::timeout(self.config.stop_timeout, all).await;
         });
     }
+
+    fn serve(
+        &self,
+        accepted: Accepted,
+        counted: Counted,
+        faces: &Arc<[Arc<dyn ThreadFace>]>,
+        tasks: &mut tokio::task::JoinSet<()>,
+    ) {
+        let served = |tls| Served {
+            config: Arc::clone(&self.config),
+            faces: Arc::clone(faces),
+            stopping: self.stopping.clone(),
+            tls,
+        };
+        match accepted {
+            Accepted::Tcp(stream, peer, tls) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    let served = served(tls);
+                    tasks.spawn(async move {
+                        served.run(stream, Peer::At(peer)).await;
+                        drop(counted);
+                    });
+                }
+                Err(error) => tracing::warn!(%peer, %error, "can't serve a connection"),
+            },
+            Accepted::Local(stream) => {
+                let served = served(None);
+                tasks.spawn(async move {
+                    served.run_local(stream).await;
+                    drop(counted);
+                });
+            }
+        }
+    }
 }
 
 struct Acceptor {
     config: Arc<ListenConfig>,
     connections: Arc<AtomicUsize>,
-    hand_over: Arc<[mpsc::Sender<Accepted>]>,
-    next: Arc<AtomicUsize>,
+    hand_over: Box<[mpsc::Sender<Accepted>]>,
+    next: AtomicUsize,
 }
 
 impl Acceptor {
     fn run(
-        self,
+        self: Arc<Self>,
         runtime: &tokio::runtime::Runtime,
         listeners: Vec<Port>,
         mut stopping: watch::Receiver<bool>,
     ) {
-        let acceptor = Arc::new(self);
         runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for Port { listener, tls } in listeners {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        tasks.spawn(Arc::clone(&acceptor).accept(listener, tls));
+                        tasks.spawn(Arc::clone(&self).accept(listener, tls));
                     }
                     Err(error) => tracing::error!(%error, "can't accept connections on a port"),
                 }
@@ -202,7 +264,14 @@ impl Acceptor {
     async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener, tls: Option<Arc<TlsAcceptor>>) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.hand_over(stream, peer, tls.clone()),
+                Ok((stream, peer)) => match stream.into_std() {
+                    Ok(stream) => {
+                        if let Err(why) = self.hand_over(Accepted::Tcp(stream, peer, tls.clone())) {
+                            tracing::warn!(%peer, "closed a connection: {why}");
+                        }
+                    }
+                    Err(error) => tracing::warn!(%peer, %error, "can't serve a connection"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -211,19 +280,20 @@ impl Acceptor {
         }
     }
 
-    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr, tls: Option<Arc<TlsAcceptor>>) {
+    /// Gives a connection to the net thread whose turn it is; else says why not, and drops it.
+    fn hand_over(&self, accepted: Accepted) -> Result<(), String> {
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let connections_max = self.config.connections_max;
-        if open >= connections_max {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%peer, connections_max, "closed a connection: as many as allowed are open");
-            return;
-        }
-        let to = self.next.fetch_add(1, Ordering::Relaxed) % self.hand_over.len();
-        let handed = stream.into_std().map(|stream| self.hand_over[to].try_send((stream, peer, tls)));
-        if !matches!(handed, Ok(Ok(()))) {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%peer, "closed a connection: its net thread is too busy to take it");
-        }
+        let refused = if open >= connections_max {
+            format!("as many as allowed are open (connections_max={connections_max})")
+        } else {
+            let to = self.next.fetch_add(1, Ordering::Relaxed) % self.hand_over.len();
+            if self.hand_over[to].try_send(accepted).is_ok() {
+                return Ok(());
+            }
+            "its net thread is too busy to take it".to_owned()
+        };
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        Err(refused)
     }
 }

@@ -30,11 +30,12 @@ pub struct HttpConnection {
     pub from: SocketAddr,
 }
 
+/// A connection that is being served, to its end.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What serves such connections. It runs on the peer thread, so it must not block.
 #[derive(Clone)]
-pub struct PeerHttp(
-    pub Arc<dyn Fn(HttpConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
-);
+pub struct PeerHttp(pub Arc<dyn Fn(HttpConnection) -> Serving + Send + Sync>);
 
 impl fmt::Debug for PeerHttp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
