@@ -61,6 +61,10 @@ number!(
     Revision, "{}"
 );
 number!(
+    /// An index of the tree model: counts the changes of the whole tree. A tree that never changed is at 0.
+    TreeIndex, "{}"
+);
+number!(
     /// Nanoseconds on a clock that never goes back within one process and means nothing outside it.
     Monotonic, "{}"
 );

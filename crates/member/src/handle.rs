@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
-use quorate_models::ModelId;
-use quorate_models::keys::Reply;
-use quorate_models::keys::watch::Feed;
+use quorate_models::{Feeds, ModelId, keys, tree};
 use quorate_store::{BodyError, Location, Pin, Store};
 use tokio::sync::{oneshot, watch};
 
@@ -35,8 +33,18 @@ pub struct Identity {
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelReply {
-    Keys(Reply),
+    Keys(keys::Reply),
+    Tree(tree::Reply),
     Members(Vec<Member>),
+}
+
+impl From<quorate_models::Reply> for ModelReply {
+    fn from(reply: quorate_models::Reply) -> Self {
+        match reply {
+            quorate_models::Reply::Keys(reply) => Self::Keys(reply),
+            quorate_models::Reply::Tree(reply) => Self::Tree(reply),
+        }
+    }
 }
 
 /// A command's place in the log and its answer.
@@ -178,7 +186,7 @@ pub(crate) struct Waiting {
 pub(crate) struct Shared {
     pub identity: Identity,
     pub store: Store,
-    pub feed: Arc<Feed>,
+    pub feeds: Feeds,
     pub metrics: Arc<Metrics>,
     pub inbox: Arc<Inbox<LogInput>>,
     pub pool: Pool,
@@ -210,10 +218,16 @@ impl Handle {
         &self.shared.store
     }
 
-    /// The shared history of recent changes, for watchers.
+    /// The shared history of recent changes of the keys model, for watchers.
     #[must_use]
-    pub fn feed(&self) -> &Arc<Feed> {
-        &self.shared.feed
+    pub fn feed(&self) -> &Arc<keys::watch::Feed> {
+        &self.shared.feeds.keys
+    }
+
+    /// The shared history of recent changes of the tree model, for watchers.
+    #[must_use]
+    pub fn tree_feed(&self) -> &Arc<tree::Feed> {
+        &self.shared.feeds.tree
     }
 
     #[must_use]
@@ -254,7 +268,9 @@ impl Handle {
         let applied = self.request(|seq| LogInput::ChangeMembership { seq, request }).await?;
         match applied.reply {
             ModelReply::Members(members) => Ok(members),
-            ModelReply::Keys(_) => unreachable!("a membership entry answers with members"),
+            ModelReply::Keys(_) | ModelReply::Tree(_) => {
+                unreachable!("a membership entry answers with members")
+            }
         }
     }
 

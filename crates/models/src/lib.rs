@@ -11,8 +11,13 @@
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 pub mod keys;
 pub mod mutants;
+pub mod tree;
+mod varint;
+
+pub use bundle::{Command, DecodeError, Expiries, Feeds, Models, Reply, hashed_tables};
 
 use std::collections::BTreeMap;
 
@@ -45,6 +50,20 @@ pub mod tables {
     pub const KEYS_LOCAL: TableId = TableId(0x17);
     /// keys: (revision, key) for keys too long to stand in their HISTORY rows. Not hashed.
     pub const HISTORY_KEYS: TableId = TableId(0x18);
+    /// tree: nodes by their directory's number and their name. Hashed.
+    pub const TREE: TableId = TableId(0x20);
+    /// tree: each directory's own name and the directory that it is in, by its number. Hashed.
+    pub const TREE_DIRS: TableId = TableId(0x21);
+    /// tree: events by index. Hashed.
+    pub const TREE_EVENTS: TableId = TableId(0x22);
+    /// tree: values that events show, by the index that made them. Hashed.
+    pub const TREE_VALUES: TableId = TableId(0x23);
+    /// tree: nodes by the time at which they expire. Hashed.
+    pub const TREE_DEADLINES: TableId = TableId(0x24);
+    /// tree: directories cut off the tree whose content is still to go. Hashed; empty between commands.
+    pub const TREE_ORPHANS: TableId = TableId(0x25);
+    /// tree: index, history window, counters. Hashed.
+    pub const TREE_META: TableId = TableId(0x26);
     /// member: the cluster's members by id, and what else the member itself replicates. Hashed.
     pub const MEMBERS: TableId = TableId(0x01);
     pub const CLUSTER_META: TableId = TableId(0x02);
@@ -79,6 +98,17 @@ pub enum Step<R> {
     Need(Vec<Location>),
 }
 
+impl<R> Step<R> {
+    /// The same step with another answer.
+    pub fn map<T>(self, answer: impl FnOnce(R) -> T) -> Step<T> {
+        match self {
+            Self::Done(reply) => Step::Done(answer(reply)),
+            Self::More => Step::More,
+            Self::Need(locations) => Step::Need(locations),
+        }
+    }
+}
+
 /// Which model a command is for; a number in the log, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelId(pub u16);
@@ -87,4 +117,5 @@ impl ModelId {
     /// The member's own commands: members, cluster version.
     pub const MEMBER: Self = Self(0);
     pub const KEYS: Self = Self(1);
+    pub const TREE: Self = Self(2);
 }

@@ -13,6 +13,12 @@ mod planting {
         BumpEmptyRevision,
         /// Compaction forgets what is visible at the compacted revision.
         CompactTooFar,
+        /// Some events of the tree never reach the live feed.
+        DropTreeEvent,
+        /// A node of the tree ends up to a second before its time.
+        ExpireTreeEarly,
+        /// A compare-and-swap of the tree does not look at the value.
+        SwapWithoutCompare,
     }
 
     thread_local! {

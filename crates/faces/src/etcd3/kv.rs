@@ -45,8 +45,8 @@ impl Thread {
         match self.handle().propose(ModelId::KEYS, command).await?.reply {
             quorate_member::ModelReply::Keys(Reply::Refused { error, .. }) => Err(error.into()),
             quorate_member::ModelReply::Keys(reply) => Ok(reply),
-            quorate_member::ModelReply::Members(_) => {
-                Err(Status::new(Code::Internal, "etcdserver: the member list answered a command of keys"))
+            quorate_member::ModelReply::Members(_) | quorate_member::ModelReply::Tree(_) => {
+                Err(Status::new(Code::Internal, "etcdserver: another model answered a command of keys"))
             }
         }
     }

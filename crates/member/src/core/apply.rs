@@ -12,9 +12,7 @@ use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Membership};
 use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term};
-use quorate_models::keys::watch::Feed;
-use quorate_models::keys::{self, Keys};
-use quorate_models::{Cursor, ModelId, Stamps, Step};
+use quorate_models::{Command, Cursor, Expiries, Feeds, ModelId, Models, Stamps, Step, hashed_tables};
 use quorate_store::{BodyError, CheckpointMeta, Location, Pin, Store, Tables};
 
 use super::divergence::COMPARE_EVERY;
@@ -29,8 +27,8 @@ use crate::handle::{Applied, Identity, ModelReply, RequestError};
 
 /// Commands that run under one hold of the tables' lock.
 const COMMANDS_PER_HOLD_MAX: usize = 64;
-/// Records that one slice of background compaction touches.
-const COMPACT_RECORDS_PER_SLICE: usize = 1024;
+/// Records that one slice of the models' background work touches.
+const BACKGROUND_RECORDS_PER_SLICE: usize = 1024;
 
 /// How long a command waits for a record that is being mended.
 const MEND_NANOS_MAX: u64 = 10_000_000_000;
@@ -49,7 +47,8 @@ pub struct CheckpointRule {
 struct Running {
     committed: Committed,
     envelope: Option<Envelope>,
-    command: Option<keys::Command>,
+    /// `None`: the member's own, or none at all.
+    command: Option<Command>,
     cursor: Cursor,
 }
 
@@ -58,8 +57,7 @@ pub struct ApplyStage {
     identity: Identity,
     start: u64,
     store: Store,
-    keys: Keys,
-    feed: Arc<Feed>,
+    models: Models,
     rule: CheckpointRule,
     extra: Extra,
     applied: LogIndex,
@@ -71,8 +69,8 @@ pub struct ApplyStage {
     checkpointed: LogIndex,
     checkpoint_in_flight: bool,
     checkpoint_wanted: bool,
-    compacting: bool,
     leases: Option<LeaseKeeper>,
+    expiries: Option<Expiries>,
     lease_asks: BTreeMap<LogIndex, Vec<LeaseAsk>>,
     now: Monotonic,
     /// A record that the running command needs is being mended: what it needs, and until when to wait.
@@ -86,19 +84,17 @@ impl ApplyStage {
         identity: Identity,
         start: u64,
         store: Store,
-        feed: Arc<Feed>,
+        feeds: Feeds,
         rule: CheckpointRule,
         extra: Extra,
         point: SnapshotPoint,
     ) -> Self {
-        let keys = Keys::open(&store.read());
-        feed.restart(keys.revision());
+        let models = Models::open(&store.read(), feeds);
         Self {
             identity,
             start,
             store,
-            keys,
-            feed,
+            models,
             rule,
             extra,
             applied: point.index,
@@ -110,8 +106,8 @@ impl ApplyStage {
             checkpointed: point.index,
             checkpoint_in_flight: false,
             checkpoint_wanted: false,
-            compacting: true,
             leases: None,
+            expiries: None,
             lease_asks: BTreeMap::new(),
             now: Monotonic::ZERO,
             mending: None,
@@ -145,7 +141,7 @@ impl ApplyStage {
     /// True while there is background work for when nothing else is to be done.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
-        !self.failed && self.compacting
+        !self.failed && self.models.has_background_work()
     }
 
     #[must_use]
@@ -160,22 +156,22 @@ impl ApplyStage {
 
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.keys.revision()
+        self.models.revision()
     }
 
     /// What is visible at the start, before any input.
     #[must_use]
     pub fn visible(&self) -> ApplyOutput {
-        ApplyOutput::Visible { index: self.applied, revision: self.keys.revision(), term: self.term }
+        ApplyOutput::Visible { index: self.applied, revision: self.models.revision(), term: self.term }
     }
 
-    /// A slice of work in the background: forgets what compaction allows to be forgotten.
+    /// A slice of the models' work in the background.
     pub fn background(&mut self) {
         if self.failed {
             return;
         }
         let mut tables = self.store.write();
-        self.compacting = self.keys.compact_step(&mut tables, COMPACT_RECORDS_PER_SLICE);
+        self.models.background(&mut tables, BACKGROUND_RECORDS_PER_SLICE);
     }
 
     /// When the stage wants to work even if nothing arrives.
@@ -184,7 +180,12 @@ impl ApplyStage {
         if let Some((_, until)) = &self.mending {
             return Some(*until);
         }
-        self.leases.as_ref().filter(|_| !self.failed)?.next_deadline()
+        if self.failed {
+            return None;
+        }
+        let leases = self.leases.as_ref().and_then(LeaseKeeper::next_deadline);
+        let others = self.expiries.as_ref().and_then(|expiries| expiries.next_deadline(&self.models));
+        leases.into_iter().chain(others).min()
     }
 
     /// Does a bounded amount of work.
@@ -211,6 +212,7 @@ impl ApplyStage {
                         self.leases = None;
                     }
                     self.lease_asks.clear();
+                    self.expiries = None;
                 }
                 Some(ApplyInput::CheckpointNow) => self.checkpoint_wanted = true,
                 Some(ApplyInput::Install { point, generation }) => self.install(point, generation, &mut out),
@@ -221,7 +223,7 @@ impl ApplyStage {
             self.failed = true;
             out.push(ApplyOutput::Failed { reason });
         }
-        self.expire_leases(&mut out);
+        self.expire(&mut out);
         self.cut_checkpoint(&mut out);
         self.say_room(&mut out);
         out
@@ -236,9 +238,12 @@ impl ApplyStage {
         }
     }
 
-    // ---- leases ----
+    // ---- what runs out with time ----
 
     fn lead(&mut self, term: Term) {
+        let mut expiries = Expiries::new(term);
+        expiries.applied(self.term, self.extra.cluster_time, self.now);
+        self.expiries = Some(expiries);
         if planted!(KeepLeaseClock)
             && let Some(leases) = &mut self.leases
         {
@@ -260,10 +265,18 @@ impl ApplyStage {
         }
     }
 
-    fn expire_leases(&mut self, out: &mut Vec<ApplyOutput>) {
-        let Some(leases) = &mut self.leases else { return };
-        while let Some(command) = leases.due(self.now) {
-            out.push(ApplyOutput::Expire { term: leases.term(), command });
+    fn expire(&mut self, out: &mut Vec<ApplyOutput>) {
+        if let Some(leases) = &mut self.leases {
+            let term = leases.term();
+            while let Some(command) = leases.due(self.now) {
+                out.push(ApplyOutput::Expire { term, model: ModelId::KEYS, command });
+            }
+        }
+        if let Some(expiries) = &mut self.expiries {
+            let term = expiries.term();
+            while let Some((model, command)) = expiries.due(&self.models, self.now) {
+                out.push(ApplyOutput::Expire { term, model, command });
+            }
         }
     }
 
@@ -313,7 +326,7 @@ impl ApplyStage {
         }
         out.push(ApplyOutput::Visible {
             index: self.applied,
-            revision: self.keys.revision(),
+            revision: self.models.revision(),
             term: self.term,
         });
         out.append(&mut answers);
@@ -324,6 +337,9 @@ impl ApplyStage {
         out.push(ApplyOutput::Applied { index: self.applied });
         if let Some(leases) = &mut self.leases {
             leases.applied(self.term, &self.store, self.now);
+        }
+        if let Some(expiries) = &mut self.expiries {
+            expiries.applied(self.term, self.extra.cluster_time, self.now);
         }
         self.answer_leases(out);
         Ok(())
@@ -342,17 +358,10 @@ impl ApplyStage {
             }
         };
         let command = match &envelope {
-            Some(envelope) if envelope.model == ModelId::KEYS => {
-                Some(keys::decode(&envelope.command).map_err(|e| said(&e))?)
+            Some(envelope) if envelope.model != ModelId::MEMBER => {
+                Some(Command::decode(envelope.model, &envelope.command).map_err(|e| said(&e))?)
             }
-            Some(envelope) if envelope.model == ModelId::MEMBER => None,
-            Some(envelope) => {
-                return Err(format!(
-                    "log entry {index} is for model {}, which this program does not know: run a newer version of Quorate",
-                    envelope.model.0
-                ));
-            }
-            None => None,
+            Some(_) | None => None,
         };
         Ok(Running { committed, envelope, command, cursor: Cursor::default() })
     }
@@ -373,19 +382,18 @@ impl ApplyStage {
             wall_time: envelope.wall_time,
         };
         let differs = planted!(ApplyDifferently) && self.identity.member == MemberId(2);
-        let step = self.keys.apply(tables, command, &stamps, &mut running.cursor);
+        let step = self.models.apply(tables, command, &stamps, &mut running.cursor);
         if (planted!(ApplyTwice) || differs)
             && matches!(step, Step::Done(_))
             && stamps.index.0.is_multiple_of(64)
         {
             let mut again = Cursor { loaded: running.cursor.loaded.clone(), ..Cursor::default() };
-            self.keys.apply(tables, command, &stamps, &mut again);
+            self.models.apply(tables, command, &stamps, &mut again);
         }
-        Ok(match step {
-            Step::Done(reply) => Step::Done(Some(ModelReply::Keys(reply))),
-            Step::More => Step::More,
-            Step::Need(locations) => Step::Need(locations),
-        })
+        if let Step::Done(reply) = &step {
+            self.models.publish(reply);
+        }
+        Ok(step.map(|reply| Some(reply.into())))
     }
 
     fn finish(&mut self, reply: Option<ModelReply>, pin: &Arc<Pin>, answers: &mut Vec<ApplyOutput>) {
@@ -395,14 +403,13 @@ impl ApplyStage {
         self.applied = entry.index;
         self.term = entry.term;
         self.extra.chain = chained(self.extra.chain, &entry.data);
-        for event in self.keys.take_events() {
-            self.feed.push(event);
-        }
         let Some(envelope) = envelope else { return };
         self.extra.cluster_time = self.extra.cluster_time.max(envelope.cluster_time);
         self.extra.wall_time = self.extra.wall_time.max(envelope.wall_time);
-        self.compacting |= matches!(reply, Some(ModelReply::Keys(keys::Reply::Compact { .. })));
-        if let (Some(leases), Some(command), Some(ModelReply::Keys(reply))) =
+        if let (Some(expiries), Some(command)) = (&mut self.expiries, &command) {
+            expiries.saw(command, envelope.cluster_time, self.now);
+        }
+        if let (Some(leases), Some(Command::Keys(command)), Some(ModelReply::Keys(reply))) =
             (&mut self.leases, &command, &reply)
         {
             let decided = leases.saw(command, reply, self.now);
@@ -506,13 +513,11 @@ impl ApplyStage {
                 return;
             }
         }
-        self.keys = Keys::open(&self.store.read());
-        self.feed.restart(self.keys.revision());
+        self.models = Models::open(&self.store.read(), self.models.feeds().clone());
         self.applied = point.index;
         self.term = point.term;
         self.checkpointed = point.index;
         self.checkpoint_in_flight = false;
-        self.compacting = true;
         out.push(self.visible());
         out.push(ApplyOutput::Installed { point, members: self.extra.members.clone() });
         while let Some(first) = self.reads.first_entry().filter(|first| *first.key() <= point.index) {
@@ -525,8 +530,8 @@ impl ApplyStage {
 
 /// What the tables hold, and every command that made them: equal members have equal hashes at equal indexes.
 fn hash_of(tables: &Tables, chain: u64) -> u64 {
-    keys::HASHED_TABLES.iter().fold(chain, |hash, table| {
-        let of_table = tables.hash(*table);
+    hashed_tables().fold(chain, |hash, table| {
+        let of_table = tables.hash(table);
         (hash ^ of_table as u64 ^ (of_table >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
     })
 }

@@ -85,9 +85,10 @@ pub enum LogInput {
         lease: i64,
         renew: bool,
     },
-    /// The apply stage saw leases run out while this member led `term`: this command ends them.
+    /// The apply stage saw something run out while this member led `term`: this command ends it.
     Expire {
         term: Term,
+        model: ModelId,
         command: Bytes,
     },
     TransferLeadership {
@@ -284,9 +285,10 @@ pub enum ApplyOutput {
         to: MemberId,
         frame: Bytes,
     },
-    /// For the log loop: leases ran out.
+    /// For the log loop: leases, or whatever else a model lets run out, have run out.
     Expire {
         term: Term,
+        model: ModelId,
         command: Bytes,
     },
     /// For the transfer stage: a command needs this record, and it can't be read.

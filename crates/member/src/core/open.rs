@@ -9,7 +9,7 @@ use std::sync::Arc;
 use quorate_consensus::{Consensus, Entry, HardState, Membership, Restored};
 use quorate_disk::Disk;
 use quorate_ids::{LogIndex, MemberId, Term};
-use quorate_models::keys::watch::Feed;
+use quorate_models::Feeds;
 use quorate_store::{CheckpointMeta, Store, StoreConfig, Unpaced};
 use quorate_wal::{Record, Recovered, Wal};
 
@@ -133,7 +133,7 @@ pub fn open(
     disk: &Arc<dyn Disk>,
     mut config: OpenConfig,
     founding: Option<&Founding>,
-    feed: Arc<Feed>,
+    feeds: Feeds,
     now: Now,
 ) -> Result<Stages, OpenError> {
     let exists = Wal::exists(wal_disk.as_ref(), &config.wal).map_err(|source| quorate_wal::WalError::Io {
@@ -187,7 +187,7 @@ pub fn open(
         identity,
         log_loop,
         log_writer: LogWriter::new(wal),
-        apply: ApplyStage::new(identity, start, store.clone(), feed, config.checkpoint, extra, point),
+        apply: ApplyStage::new(identity, start, store.clone(), feeds, config.checkpoint, extra, point),
         checkpoint: CheckpointStage::new(store.clone()),
         transfer: TransferStage::new(disk.clone(), store.clone(), store_identity(identity), generation),
         store,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Message};
 use quorate_disk::{Disk, MemoryDisk};
-use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
-use quorate_models::keys::watch::Feed;
+use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
+use quorate_models::Feeds;
 use quorate_store::StoreConfig;
 use quorate_wal::{Record, Wal};
 
@@ -61,7 +61,7 @@ fn at(nanos: u64) -> Now {
 }
 
 fn opened(disk: &Arc<dyn Disk>, founding: Option<&Founding>) -> Result<Stages, OpenError> {
-    open(disk, disk, config(), founding, Arc::new(Feed::new(Revision(1), 0)), at(0))
+    open(disk, disk, config(), founding, Feeds::new(0), at(0))
 }
 
 fn wal_identity() -> quorate_wal::Identity {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use quorate_disk::{Disk, MemoryDisk, RealDisk};
 use quorate_ids::Incarnation;
-use quorate_models::keys::watch::Feed;
+use quorate_models::Feeds;
 use quorate_wal::Wal;
 use tokio::sync::watch;
 
@@ -95,13 +95,13 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     }
     let (wal_disk, disk, lock) = disks(&config)?;
     let clock = Clock::start();
-    let feed = Arc::new(Feed::new(quorate_ids::Revision(1), config.feed_bytes_max));
+    let feeds = Feeds::new(config.feed_bytes_max);
     let open_config = open_config(&config);
     if config.give_up_data {
         give_up_data(&config, &wal_disk, &open_config)?;
     }
     let founding = founding(&config, &wal_disk, &open_config)?;
-    let stages = open(&wal_disk, &disk, open_config, founding.as_ref(), feed.clone(), clock.now())?;
+    let stages = open(&wal_disk, &disk, open_config, founding.as_ref(), feeds.clone(), clock.now())?;
     check_owner(&config, &stages)?;
     if let Some(cut) = &stages.cut_tail {
         tracing::warn!(
@@ -111,7 +111,7 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
     }
     let book =
         PeerBook::open(disk).map_err(|source| StartError::Io { what: "the peer book".to_owned(), source })?;
-    run(config, stages, listeners, peer_addrs, book, feed, clock, lock)
+    run(config, stages, listeners, peer_addrs, book, feeds, clock, lock)
 }
 
 type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, Option<FolderLock>);
@@ -338,7 +338,7 @@ fn run(
     listeners: Vec<transport::Bound>,
     peer_addrs: Vec<SocketAddr>,
     book: PeerBook,
-    feed: Arc<Feed>,
+    feeds: Feeds,
     clock: Clock,
     lock: Option<FolderLock>,
 ) -> Result<Running, StartError> {
@@ -358,7 +358,7 @@ fn run(
     let shared = Arc::new(Shared {
         identity: stages.identity,
         store: stages.store.clone(),
-        feed,
+        feeds,
         metrics,
         inbox,
         pool: Pool::start("quorate-read", READ_THREADS).map_err(io("starting the read threads"))?,

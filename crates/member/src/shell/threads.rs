@@ -283,8 +283,8 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             }
             ApplyOutput::Mend(damaged) => links.transfer.report(TransferInput::Mend(damaged)),
             ApplyOutput::FrontTight(tight) => links.shared.inbox.report(LogInput::FrontTight(tight)),
-            ApplyOutput::Expire { term, command } => {
-                links.shared.inbox.report(LogInput::Expire { term, command });
+            ApplyOutput::Expire { term, model, command } => {
+                links.shared.inbox.report(LogInput::Expire { term, model, command });
             }
             ApplyOutput::Checkpoint { frozen, point, membership } => {
                 let _ = checkpoints.send(CheckpointInput { frozen, point, membership });

@@ -22,8 +22,8 @@ use super::query::RangeResume;
 use super::reply::{Event, KeyValue, KeysError, OpReply, Reply, TxnReply};
 use super::rows::{Rev, compacted_revision, current_revision, set_compacted_revision, set_current_revision};
 use super::txn::{Blocked, flatten, nest_replies};
-use super::varint::{Reader, put_varint};
 use super::watch::{REVISION_EVENTS_BYTES_MAX, RevisionEvents, event_bytes};
+use crate::varint::{Reader, put_varint};
 use crate::{Cursor, Stamps, Step};
 
 /// The keys model. Holds caches only: [`Keys::open`] rebuilds them.

@@ -10,7 +10,7 @@ use super::command::{
     Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
-use super::varint::{Reader, put_varint, unzigzag, zigzag};
+use crate::varint::{Reader, put_varint, unzigzag, zigzag};
 
 /// Transactions nest at most this deep. (protobuf's own bound on messages allows about 50.)
 pub const TXN_DEPTH_MAX: usize = 64;

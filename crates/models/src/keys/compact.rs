@@ -17,8 +17,8 @@ use quorate_store::Tables;
 use super::apply::Keys;
 use super::reply::EventKind;
 use super::rows::{HistoryRow, KeyRow, Rev, history_key, long_key, read_grave};
-use super::varint::{Reader, put_varint};
 use crate::tables::{GRAVEYARD, HISTORY, HISTORY_KEYS, KEYS, KEYS_LOCAL};
+use crate::varint::{Reader, put_varint};
 
 const LOCAL_PASS: &[u8] = b"p";
 

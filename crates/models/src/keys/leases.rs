@@ -13,8 +13,8 @@ use super::apply::{Keys, Position};
 use super::command::Command;
 use super::reply::{KeysError, Reply};
 use super::rows::KeyRow;
-use super::varint::{Reader, put_varint, unzigzag, zigzag};
 use crate::tables::{ALARMS, KEYS, LEASE_KEYS, LEASES};
+use crate::varint::{Reader, put_varint, unzigzag, zigzag};
 use crate::{Cursor, SLICE_RECORDS_MAX, Step};
 
 const LEASE_KEY_BYTES: usize = 8;

@@ -18,7 +18,6 @@ mod read_txn;
 mod reply;
 mod rows;
 mod txn;
-mod varint;
 pub mod watch;
 
 use quorate_store::TableId;

@@ -21,9 +21,9 @@ use super::rows::{
     write_grave,
 };
 use super::txn::Blocked;
-use super::varint::put_varint;
 use crate::SLICE_RECORDS_MAX;
 use crate::tables::{GRAVEYARD, HISTORY, HISTORY_KEYS, KEYS};
+use crate::varint::put_varint;
 
 /// Cold bodies that one [`crate::Step::Need`] asks for at most.
 pub(super) const NEED_BODIES_MAX: usize = 1024;

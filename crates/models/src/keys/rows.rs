@@ -10,8 +10,8 @@ use quorate_ids::Revision;
 use quorate_store::{KEY_BYTES_MAX, Tables};
 
 use super::reply::{EventKind, KeyMeta};
-use super::varint::{Reader, put_varint, unzigzag, zigzag};
 use crate::tables::{HISTORY_KEYS, KEYS_META};
+use crate::varint::{Reader, put_varint, unzigzag, zigzag};
 
 /// A user's key is at most this long: a row of HISTORY_KEYS names it behind a revision.
 pub const USER_KEY_BYTES_MAX: usize = KEY_BYTES_MAX - REV_BYTES;

@@ -1,4 +1,4 @@
-//! The keys model as its users see it.
+//! The models as their users see them.
 
 mod clock;
 mod machine;
@@ -6,4 +6,5 @@ mod model;
 mod reference;
 mod scenarios;
 mod slices;
+mod tree;
 mod watching;

@@ -326,7 +326,7 @@ impl World {
             let loaded: Result<Vec<_>, _> = mine.map(|event| load_event(store, event)).collect();
             loaded.map(|events| (events, through))
         };
-        let live = running.feed.since(watched.next, WATCH_REVISIONS_MAX).map(|revisions| {
+        let live = running.feeds.keys.since(watched.next, WATCH_REVISIONS_MAX).map(|revisions| {
             let through = revisions.last()?.revision;
             Some((revisions.iter().flat_map(|r| r.events().to_vec()).collect(), through))
         });
@@ -404,9 +404,8 @@ impl World {
             };
             let store = &running.stages.store;
             let tables = store.read();
-            let hash = keys::HASHED_TABLES
-                .iter()
-                .fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)));
+            let hash = quorate_models::hashed_tables()
+                .fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(table)));
             drop(tables);
             self.oracle.hash(member, end, hash)?;
             self.read(0, member, Some(self.oracle.floor()), &everything)?;

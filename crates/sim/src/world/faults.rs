@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use quorate_disk::Disk;
-use quorate_ids::Revision;
 use quorate_ids::{ClusterId, Incarnation, LogIndex};
 use quorate_member::core::{CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, open};
 use quorate_member::{Identity, Member, MemberList, Status};
-use quorate_models::keys::watch::Feed;
+use quorate_models::Feeds;
 
 use super::clients::Delivery;
 use super::member::{Input, Running, Stage};
@@ -103,12 +102,12 @@ impl World {
         let config = self.open_config(member);
         let start = config.log_loop.start;
         let founding = self.founding(member);
-        let feed = Arc::new(Feed::new(Revision(1), self.settings.feed_bytes_max));
+        let feeds = Feeds::new(self.settings.feed_bytes_max);
         let machine = &mut self.machines[member];
         machine.epoch += 1;
         machine.disk.begin(now);
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
-        let opened = open(&disk, &disk, config, Some(&founding), feed.clone(), machine.now(now));
+        let opened = open(&disk, &disk, config, Some(&founding), feeds.clone(), machine.now(now));
         let ready_at = machine.disk.busy_until();
         match opened {
             Ok(stages) => {
@@ -121,7 +120,7 @@ impl World {
                 let applied = stages.apply.applied_index();
                 let mut running = Running {
                     stages,
-                    feed,
+                    feeds,
                     start,
                     queues: Default::default(),
                     next_seq: 1,

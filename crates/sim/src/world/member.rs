@@ -4,12 +4,11 @@
 //! handed on only then; what belongs to an earlier run of the member (its `epoch`) reaches nobody.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use quorate_ids::{LogIndex, Monotonic, WallTime};
 use quorate_member::Status;
 use quorate_member::core::{ApplyInput, CheckpointInput, LogBatch, LogInput, Now, Stages, TransferInput};
-use quorate_models::keys::watch::Feed;
+use quorate_models::Feeds;
 
 use crate::clock::Clock;
 use crate::disk::{CrashKind, SimDisk};
@@ -63,7 +62,7 @@ pub struct Queue {
 /// The stages of a member that runs.
 pub struct Running {
     pub stages: Stages,
-    pub feed: Arc<Feed>,
+    pub feeds: Feeds,
     pub start: u64,
     pub queues: [Queue; 5],
     pub next_seq: u64,

@@ -8,7 +8,7 @@ use quorate_member::core::{
     TransferOutput,
 };
 use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
-use quorate_models::keys::HASHED_TABLES;
+use quorate_models::hashed_tables;
 use quorate_store::Unpaced;
 
 use super::clients::Delivery;
@@ -267,9 +267,7 @@ impl World {
         let hash = compare.then(|| {
             running.hashed = applied;
             let tables = running.stages.store.read();
-            HASHED_TABLES
-                .iter()
-                .fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(*table)))
+            hashed_tables().fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(table)))
         });
         if let Some(hash) = hash {
             self.oracle.hash(member, applied, hash)?;
@@ -313,8 +311,8 @@ impl World {
                 self.hand(member, at, Input::Transfer(TransferInput::Mend(damaged)));
             }
             ApplyOutput::FrontTight(tight) => self.hand(member, at, Input::Log(LogInput::FrontTight(tight))),
-            ApplyOutput::Expire { term, command } => {
-                self.hand(member, at, Input::Log(LogInput::Expire { term, command }));
+            ApplyOutput::Expire { term, model, command } => {
+                self.hand(member, at, Input::Log(LogInput::Expire { term, model, command }));
             }
             ApplyOutput::Applied { index } => self.hand(member, at, Input::Log(LogInput::Applied { index })),
             ApplyOutput::Installed { point, members } => {

@@ -98,7 +98,7 @@ pub struct LogLoop {
     proposals: Proposals,
     reads: Reads<Confirm>,
     /// Expiries of leases that wait to be proposed.
-    expiries: std::collections::VecDeque<(Term, Bytes)>,
+    expiries: std::collections::VecDeque<(Term, quorate_models::ModelId, Bytes)>,
     next_tick: Monotonic,
     batch: LogBatch,
     batch_needs_write: bool,
@@ -204,7 +204,7 @@ impl LogLoop {
                 let asker = Origin { member: self.config.identity.member, start: self.config.start, seq };
                 self.accept_read(Confirm::Lease(LeaseAsk { asker, lease, renew }));
             }
-            LogInput::Expire { term, command } => self.expiries.push_back((term, command)),
+            LogInput::Expire { term, model, command } => self.expiries.push_back((term, model, command)),
             LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
             LogInput::Unreachable { to } => self.consensus.report_unreachable(to),

@@ -82,12 +82,12 @@ impl LogLoop {
 
     pub(super) fn propose_waiting(&mut self, now: Now) {
         let me = self.config.identity.member;
-        while let Some((term, command)) = self.expiries.pop_front() {
+        while let Some((term, model, command)) = self.expiries.pop_front() {
             // Nobody waits for it: its origin names no request.
             let origin = Origin { member: me, start: self.config.start, seq: 0 };
-            let request = Request::Command { model: quorate_models::ModelId::KEYS, command: command.clone() };
+            let request = Request::Command { model, command: command.clone() };
             if term == self.consensus.leadership().2 && self.propose(origin, request, now).is_err() {
-                self.expiries.push_front((term, command));
+                self.expiries.push_front((term, model, command));
                 break;
             }
         }

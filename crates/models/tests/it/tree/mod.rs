@@ -1,0 +1,9 @@
+//! The tree model as its users see it.
+
+mod machine;
+mod model;
+mod past;
+mod reference;
+mod scenarios;
+mod slices;
+mod watching;
