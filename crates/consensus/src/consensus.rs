@@ -331,6 +331,20 @@ impl Consensus {
         LogIndex(self.node.store().compactable(bytes))
     }
 
+    /// The log that is in memory: the index just before it, and its entries in order, durable or not.
+    #[must_use]
+    pub fn log(&self) -> (LogIndex, Vec<Entry>) {
+        let raft_log = &self.node.raft.raft_log;
+        let store = self.node.store();
+        let from = store.compacted().0;
+        let stable = store.entries(from + 1, store.last() + 1, None, raft::GetEntriesContext::empty(false));
+        let unstable = raft_log.unstable_entries();
+        let first_unstable = unstable.first().map_or(u64::MAX, |entry| entry.index);
+        let stable = stable.unwrap_or_default();
+        let stable = stable.iter().filter(|entry| entry.index < first_unstable);
+        (LogIndex(from), stable.chain(unstable).map(Entry::from_raft).collect())
+    }
+
     /// Bytes that the log takes in memory.
     #[must_use]
     pub fn log_bytes(&self) -> usize {

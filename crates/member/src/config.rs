@@ -18,6 +18,32 @@ pub enum InitialState {
     Existing,
 }
 
+/// How a member without data asks to join a running cluster; see [`crate::joining`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinConfig {
+    /// Peer URLs of members of the cluster, asked in this order. Its own are passed over.
+    pub peers: Vec<String>,
+    /// To become a voter once it has caught up; else it stays a learner.
+    pub wants_vote: bool,
+    /// How long to go on asking while no peer answers. Zero: each is asked once.
+    pub patience: Duration,
+    /// A member with data that was removed from its cluster gives its data up and joins as a newcomer.
+    pub rejoin_if_removed: bool,
+}
+
+impl JoinConfig {
+    /// Joins as a voter through these peers.
+    #[must_use]
+    pub fn new(peers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            peers: peers.into_iter().map(Into::into).collect(),
+            wants_vote: true,
+            patience: Duration::from_secs(30),
+            rejoin_if_removed: false,
+        }
+    }
+}
+
 /// TLS between members. Nothing of it: plain text.
 #[derive(Clone, Debug, Default)]
 pub struct PeerTls {
@@ -47,11 +73,15 @@ pub struct Config {
     pub initial_cluster: Vec<(String, String)>,
     pub initial_cluster_token: String,
     pub initial_state: InitialState,
+    /// Asks a running cluster to be admitted, where this member has no data; it founds nothing then.
+    pub join: Option<JoinConfig>,
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub pre_vote: bool,
     pub strict_membership: bool,
     pub learners_max: usize,
+    /// Make every learner a voter once it has caught up.
+    pub promote_learners: bool,
     /// A command is at most this long.
     pub request_bytes_max: usize,
     /// A checkpoint is cut after this many entries, or as many bytes as the store's front holds.
@@ -84,11 +114,13 @@ impl Config {
             initial_cluster: Vec::new(),
             initial_cluster_token: "etcd-cluster".to_owned(),
             initial_state: InitialState::New,
+            join: None,
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
             pre_vote: true,
             strict_membership: true,
             learners_max: 1,
+            promote_learners: false,
             request_bytes_max: 1536 * 1024,
             checkpoint_entries: 100_000,
             log_retained_bytes: 16 * 1024 * 1024,

@@ -179,6 +179,10 @@ pub enum Frame {
         cluster: ClusterId,
         list: Bytes,
     },
+    /// A question about joining, and its answer, in their own encoding. The only frames, beside the one above, that
+    /// go between members of different clusters.
+    JoinQuestion(Bytes),
+    JoinAnswer(Bytes),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -267,6 +271,8 @@ impl Frame {
             Self::Members { .. } => 15,
             Self::LeaseAsks { .. } => 16,
             Self::LeaseAnswers { .. } => 17,
+            Self::JoinQuestion(_) => 18,
+            Self::JoinAnswer(_) => 19,
         }
     }
 
@@ -297,7 +303,9 @@ impl Frame {
                 out.put_u64_le(hello.to.0);
             }
             Self::Refused { reason } => put_bytes(out, reason.as_bytes()),
-            Self::Raft(message) => out.put_slice(message),
+            Self::Raft(message) | Self::JoinQuestion(message) | Self::JoinAnswer(message) => {
+                out.put_slice(message);
+            }
             Self::Forward { term, requests } => {
                 out.put_u64_le(term.0);
                 out.put_u32_le(u32::try_from(requests.len()).expect("a bounded batch"));
@@ -432,6 +440,8 @@ impl Frame {
             }
             2 => Self::Refused { reason: r.string()? },
             3 => return Ok(Self::Raft(frame)),
+            18 => return Ok(Self::JoinQuestion(frame)),
+            19 => return Ok(Self::JoinAnswer(frame)),
             4 => {
                 let term = Term(r.u64()?);
                 let count = r.u32()?;
@@ -555,6 +565,8 @@ mod tests {
             Frame::LeaseAsks { asks: vec![(1, 2, -3, true), (1, 3, 4, false)] },
             Frame::LeaseAnswers { start: 1, answers: vec![(2, None), (3, Some((10, 11)))] },
             Frame::Members { cluster: ClusterId(1), list: Bytes::from_static(b"l") },
+            Frame::JoinQuestion(Bytes::from_static(b"who")),
+            Frame::JoinAnswer(Bytes::from_static(b"me")),
         ]
     }
 
@@ -581,7 +593,9 @@ mod tests {
 
     #[test]
     fn a_frame_cut_short_is_refused_even_with_a_right_checksum() {
-        for frame in samples().into_iter().filter(|frame| !matches!(frame, Frame::Raft(_))) {
+        let opaque =
+            |frame: &Frame| matches!(frame, Frame::Raft(_) | Frame::JoinQuestion(_) | Frame::JoinAnswer(_));
+        for frame in samples().into_iter().filter(|frame| !opaque(frame)) {
             let whole = frame.encode();
             for keep in FRAME_HEADER_BYTES..whole.len() {
                 let mut cut = whole[..keep].to_vec();

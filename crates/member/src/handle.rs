@@ -7,7 +7,7 @@
 //! - What [`Handle::read_index`] returned is visible in the tables of [`Handle::store`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
 use quorate_models::{Feeds, ModelId, keys, tree};
 use quorate_store::{BodyError, Location, Pin, Store};
+use quorate_tls::Connector;
 use tokio::sync::{oneshot, watch};
 
 use crate::core::{Damaged, LeaseAnswer, LogInput, TransferInput};
@@ -83,6 +84,9 @@ pub enum RequestError {
     /// The member is stopping or has failed; the reason says why.
     #[error("this member does not serve: {reason}")]
     Stopped { reason: String },
+    /// Nothing happened: this member gives up the cluster that it founded alone, to join another. Ask again.
+    #[error("this member is joining another cluster")]
+    Moving,
     /// Nothing happened: the command was refused before it entered the log.
     #[error("{reason}")]
     Refused { reason: MembershipRefusal },
@@ -117,10 +121,16 @@ pub enum MembershipRefusal {
     InProgress,
     #[error("the last voter can't be removed")]
     LastVoter,
+    #[error("the member that has this name still answers: stop or remove it first, or take another name")]
+    NameAnswers,
+    #[error("this newcomer has joined already")]
+    AlreadyJoined,
+    #[error("as many newcomers as may are joining at this moment")]
+    TooManyJoining,
 }
 
 impl MembershipRefusal {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::NotFound,
         Self::IdExists,
         Self::PeerUrlExists,
@@ -134,6 +144,9 @@ impl MembershipRefusal {
         Self::BadTransferee,
         Self::InProgress,
         Self::LastVoter,
+        Self::NameAnswers,
+        Self::AlreadyJoined,
+        Self::TooManyJoining,
     ];
 
     /// The byte that stands for this refusal between peers.
@@ -198,6 +211,11 @@ pub(crate) struct Shared {
     pub visible: watch::Sender<Visible>,
     pub request_timeout: Duration,
     pub request_bytes_max: usize,
+    pub election_timeout: Duration,
+    /// Dials peers that have TLS.
+    pub connector: Option<Arc<Connector>>,
+    /// Admissions that this member has in hand for newcomers.
+    pub hosting: AtomicUsize,
 }
 
 /// A running member, as faces see it.

@@ -8,13 +8,15 @@ pub mod core;
 pub mod envelope;
 pub mod frame;
 pub mod handle;
+pub mod joining;
 pub mod membership;
 pub mod metrics;
 mod shell;
 
-pub use config::{Config, InitialState, PeerTls};
+pub use config::{Config, InitialState, JoinConfig, PeerTls};
 pub use core::LeaseAnswer;
 pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
+pub use joining::{AbsorbRefusal, Admitted, JoinError, JoinRefusal, Newcomer};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
 pub use shell::{HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, start};

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quorate_ids::{ClusterId, MemberId};
+use quorate_ids::{ClusterId, Incarnation, MemberId};
 use sha1::{Digest, Sha1};
 
 use crate::handle::MembershipRefusal;
@@ -22,6 +22,12 @@ pub struct Member {
     /// Empty until the member has started once and published them.
     pub client_urls: Vec<String>,
     pub is_learner: bool,
+    /// The data folder behind the member, where it is known: of members that joined by request or founded alone.
+    pub incarnation: Incarnation,
+    /// A learner that the cluster makes a voter once it has caught up.
+    pub wants_vote: bool,
+    /// Admitted by request, and not known to have started yet: the leader finishes or undoes the admission.
+    pub is_joining: bool,
 }
 
 /// A wish to change the member list.
@@ -51,6 +57,16 @@ pub enum MembershipRequest {
         id: MemberId,
         name: String,
         client_urls: Vec<String>,
+    },
+    /// A newcomer that asked to join: it becomes a learner, and a voter later where it wants to be one. A leader that
+    /// finds the name held by another incarnation, which does not answer any more, removes that one in its place.
+    Join {
+        id: MemberId,
+        name: String,
+        incarnation: Incarnation,
+        peer_urls: Vec<String>,
+        client_urls: Vec<String>,
+        wants_vote: bool,
     },
 }
 
@@ -121,6 +137,18 @@ impl MemberList {
         self.removed.contains(&id)
     }
 
+    /// The member that has this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Member> {
+        self.members.values().find(|member| member.name == name)
+    }
+
+    /// True where this list has, and ever had, nobody but `id`.
+    #[must_use]
+    pub fn is_only(&self, id: MemberId) -> bool {
+        self.removed.is_empty() && self.members.keys().eq([&id])
+    }
+
     fn peer_url_taken(&self, urls: &[String], but_by: MemberId) -> bool {
         self.members
             .values()
@@ -134,6 +162,21 @@ impl MemberList {
             MembershipRequest::Add { id, peer_urls, .. } => {
                 if self.members.contains_key(id) || self.removed.contains(id) {
                     return Err(MembershipRefusal::IdExists);
+                }
+                if self.peer_url_taken(peer_urls, MemberId::ZERO) {
+                    return Err(MembershipRefusal::PeerUrlExists);
+                }
+            }
+            MembershipRequest::Join { id, name, incarnation, peer_urls, .. } => {
+                if self.members.contains_key(id) || self.removed.contains(id) {
+                    return Err(MembershipRefusal::IdExists);
+                }
+                match self.named(name) {
+                    Some(held) if held.incarnation == *incarnation => {
+                        return Err(MembershipRefusal::AlreadyJoined);
+                    }
+                    Some(_) => return Err(MembershipRefusal::NameExists),
+                    None => {}
                 }
                 if self.peer_url_taken(peer_urls, MemberId::ZERO) {
                     return Err(MembershipRefusal::PeerUrlExists);
@@ -162,7 +205,21 @@ impl MemberList {
         self.check(request)?;
         match request.clone() {
             MembershipRequest::Add { id, name, peer_urls, is_learner } => {
-                self.members.insert(id, Member { id, name, peer_urls, client_urls: Vec::new(), is_learner });
+                let member = Member { id, name, peer_urls, is_learner, ..Member::default() };
+                self.members.insert(id, member);
+            }
+            MembershipRequest::Join { id, name, incarnation, peer_urls, client_urls, wants_vote } => {
+                let member = Member {
+                    id,
+                    name,
+                    peer_urls,
+                    client_urls,
+                    is_learner: true,
+                    incarnation,
+                    wants_vote,
+                    is_joining: true,
+                };
+                self.members.insert(id, member);
             }
             MembershipRequest::Remove { id } => {
                 self.members.remove(&id);
@@ -171,10 +228,15 @@ impl MemberList {
             MembershipRequest::Update { id, peer_urls } => {
                 self.change(id, |member| member.peer_urls = peer_urls)
             }
-            MembershipRequest::Promote { id } => self.change(id, |member| member.is_learner = false),
+            MembershipRequest::Promote { id } => self.change(id, |member| {
+                member.is_learner = false;
+                member.wants_vote = false;
+                member.is_joining = false;
+            }),
             MembershipRequest::Publish { id, name, client_urls } => self.change(id, |member| {
                 member.name = name;
                 member.client_urls = client_urls;
+                member.is_joining = false;
             }),
         }
         Ok(())
@@ -187,11 +249,17 @@ impl MemberList {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_u8(1);
+        out.put_u8(LIST_VERSION);
         out.put_u32_le(self.members.len() as u32);
         for member in self.members.values() {
             out.put_u64_le(member.id.0);
-            out.put_u8(u8::from(member.is_learner));
+            let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+            out.put_u8(
+                flag(member.is_learner, LEARNER)
+                    | flag(member.wants_vote, WANTS_VOTE)
+                    | flag(member.is_joining, JOINING),
+            );
+            out.put_u64_le(member.incarnation.0);
             put_string(&mut out, &member.name);
             put_strings(&mut out, &member.peer_urls);
             put_strings(&mut out, &member.client_urls);
@@ -203,14 +271,30 @@ impl MemberList {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, MembershipDecodeError> {
         let mut r = Reader(bytes);
-        if r.u8()? != 1 {
+        let version = r.u8()?;
+        if !(1..=LIST_VERSION).contains(&version) {
             return Err(MembershipDecodeError);
         }
         let mut list = Self::default();
         for _ in 0..r.u32()? {
-            let (id, is_learner) = (r.id()?, r.u8()? != 0);
+            let (id, flags) = (r.id()?, r.u8()?);
+            if flags & !(LEARNER | WANTS_VOTE | JOINING) != 0 {
+                return Err(MembershipDecodeError);
+            }
+            // Version 1 had no incarnations.
+            let incarnation = if version == 1 { Incarnation::ZERO } else { Incarnation(r.u64()?) };
             let (name, peer_urls, client_urls) = (r.string()?, r.strings()?, r.strings()?);
-            list.members.insert(id, Member { id, name, peer_urls, client_urls, is_learner });
+            let member = Member {
+                id,
+                name,
+                peer_urls,
+                client_urls,
+                is_learner: flags & LEARNER != 0,
+                incarnation,
+                wants_vote: flags & WANTS_VOTE != 0,
+                is_joining: flags & JOINING != 0,
+            };
+            list.members.insert(id, member);
         }
         for _ in 0..r.u32()? {
             list.removed.insert(r.id()?);
@@ -220,41 +304,53 @@ impl MemberList {
     }
 }
 
-fn put_string(out: &mut BytesMut, text: &str) {
+const LIST_VERSION: u8 = 2;
+const LEARNER: u8 = 1;
+const WANTS_VOTE: u8 = 2;
+const JOINING: u8 = 4;
+
+pub(crate) fn put_string(out: &mut BytesMut, text: &str) {
     out.put_u32_le(text.len() as u32);
     out.put_slice(text.as_bytes());
 }
 
-fn put_strings(out: &mut BytesMut, texts: &[String]) {
+pub(crate) fn put_strings(out: &mut BytesMut, texts: &[String]) {
     out.put_u32_le(texts.len() as u32);
     texts.iter().for_each(|text| put_string(out, text));
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads what [`put_string`] and the like wrote.
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl Reader<'_> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&[u8], MembershipDecodeError> {
+        self.take(len)
+    }
     fn take(&mut self, len: usize) -> Result<&[u8], MembershipDecodeError> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(MembershipDecodeError)?;
         self.0 = rest;
         Ok(taken)
     }
-    fn u8(&mut self) -> Result<u8, MembershipDecodeError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, MembershipDecodeError> {
         Ok(self.take(1)?.get_u8())
     }
-    fn u32(&mut self) -> Result<u32, MembershipDecodeError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, MembershipDecodeError> {
         Ok(self.take(4)?.get_u32_le())
     }
-    fn id(&mut self) -> Result<MemberId, MembershipDecodeError> {
-        Ok(MemberId(self.take(8)?.get_u64_le()))
+    pub(crate) fn u64(&mut self) -> Result<u64, MembershipDecodeError> {
+        Ok(self.take(8)?.get_u64_le())
     }
-    fn string(&mut self) -> Result<String, MembershipDecodeError> {
+    pub(crate) fn id(&mut self) -> Result<MemberId, MembershipDecodeError> {
+        Ok(MemberId(self.u64()?))
+    }
+    pub(crate) fn string(&mut self) -> Result<String, MembershipDecodeError> {
         let len = self.u32()? as usize;
         String::from_utf8(self.take(len)?.to_vec()).map_err(|_| MembershipDecodeError)
     }
-    fn strings(&mut self) -> Result<Vec<String>, MembershipDecodeError> {
+    pub(crate) fn strings(&mut self) -> Result<Vec<String>, MembershipDecodeError> {
         (0..self.u32()?).map(|_| self.string()).collect()
     }
-    fn end(&self) -> Result<(), MembershipDecodeError> {
+    pub(crate) fn end(&self) -> Result<(), MembershipDecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(MembershipDecodeError) }
     }
 }
@@ -263,7 +359,7 @@ impl MembershipRequest {
     /// True for a change of who votes or receives the log: consensus must take part in it.
     #[must_use]
     pub fn changes_consensus(&self) -> bool {
-        matches!(self, Self::Add { .. } | Self::Remove { .. } | Self::Promote { .. })
+        matches!(self, Self::Add { .. } | Self::Remove { .. } | Self::Promote { .. } | Self::Join { .. })
     }
 
     #[must_use]
@@ -297,6 +393,15 @@ impl MembershipRequest {
                 put_string(&mut out, name);
                 put_strings(&mut out, client_urls);
             }
+            Self::Join { id, name, incarnation, peer_urls, client_urls, wants_vote } => {
+                out.put_u8(6);
+                out.put_u64_le(id.0);
+                put_string(&mut out, name);
+                out.put_u64_le(incarnation.0);
+                put_strings(&mut out, peer_urls);
+                put_strings(&mut out, client_urls);
+                out.put_u8(u8::from(*wants_vote));
+            }
         }
         out.freeze()
     }
@@ -317,6 +422,14 @@ impl MembershipRequest {
             3 => Self::Update { id: r.id()?, peer_urls: r.strings()? },
             4 => Self::Promote { id: r.id()? },
             5 => Self::Publish { id: r.id()?, name: r.string()?, client_urls: r.strings()? },
+            6 => Self::Join {
+                id: r.id()?,
+                name: r.string()?,
+                incarnation: Incarnation(r.u64()?),
+                peer_urls: r.strings()?,
+                client_urls: r.strings()?,
+                wants_vote: r.u8()? != 0,
+            },
             _ => return Err(MembershipDecodeError),
         };
         r.end()?;
@@ -374,6 +487,42 @@ mod tests {
         assert_eq!(again, Err(MembershipRefusal::NotLearner));
     }
 
+    fn join(id: u64, name: &str, incarnation: u64) -> MembershipRequest {
+        MembershipRequest::Join {
+            id: MemberId(id),
+            name: name.to_owned(),
+            incarnation: Incarnation(incarnation),
+            peer_urls: vec![format!("http://{name}:{incarnation}")],
+            client_urls: vec!["http://c".to_owned()],
+            wants_vote: true,
+        }
+    }
+
+    #[test]
+    fn a_newcomer_is_a_learner_until_it_is_promoted_and_joins_once() {
+        let mut list = MemberList::founded_by([member(1, "http://a")]);
+        assert_eq!(list.judge(&join(5, "n2", 7)), Ok(()));
+        let newcomer = list.named("n2").expect("admitted");
+        assert!(newcomer.is_learner && newcomer.wants_vote && newcomer.is_joining);
+        assert_eq!(MemberList::decode(&list.encode()), Ok(list.clone()));
+        assert_eq!(list.judge(&join(6, "n2", 7)), Err(MembershipRefusal::AlreadyJoined));
+        assert_eq!(list.judge(&join(6, "n2", 8)), Err(MembershipRefusal::NameExists));
+        assert_eq!(list.judge(&MembershipRequest::Promote { id: MemberId(5) }), Ok(()));
+        let voter = list.get(MemberId(5)).expect("there");
+        assert!(!voter.is_learner && !voter.wants_vote && !voter.is_joining);
+        assert_eq!(voter.incarnation, Incarnation(7));
+    }
+
+    #[test]
+    fn a_list_of_the_first_version_is_read() {
+        let list = MemberList::founded_by([member(1, "http://a")]);
+        let mut bytes = list.encode().to_vec();
+        bytes[0] = 1;
+        // Version, count, id and flags, then the incarnation that version 1 did not have.
+        bytes.drain(14..22);
+        assert_eq!(MemberList::decode(&bytes), Ok(list));
+    }
+
     #[test]
     fn lists_and_requests_read_back_as_written() {
         let mut list = MemberList::founded_by([member(1, "http://a"), member(2, "http://b")]);
@@ -385,6 +534,7 @@ mod tests {
             MembershipRequest::Update { id: MemberId(1), peer_urls: vec!["x".to_owned()] },
             MembershipRequest::Promote { id: MemberId(1) },
             MembershipRequest::Publish { id: MemberId(1), name: "n".to_owned(), client_urls: vec![] },
+            join(6, "f", 7),
         ];
         for request in requests {
             let bytes = request.encode();

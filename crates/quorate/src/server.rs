@@ -101,6 +101,7 @@ impl Server {
         let reason = match stopped.wait_for(Option::is_some).await {
             Ok(why) => match &*why {
                 Some(Stopped::Failed { reason }) => reason.clone(),
+                Some(Stopped::Absorbed) => "it joined another cluster".to_owned(),
                 Some(Stopped::Removed) => "it was removed from the cluster".to_owned(),
                 Some(Stopped::Asked) | None => "it was asked to".to_owned(),
             },

@@ -102,14 +102,21 @@ impl Store {
         if generation < keeper.generation && !self.pins().is_unpinned() {
             return Ok(false);
         }
+        Self::erase(self.disk(), generation)?;
+        Ok(true)
+    }
+
+    /// Removes the files of a generation that no store has open, for a member that gives up its data. A crash in
+    /// between leaves no store, and this may be called again.
+    pub fn erase(disk: &dyn Disk, generation: u64) -> Result<(), StoreError> {
         let folder = generation_folder(generation);
         // The manifest first: a folder without one is no store, whatever else is left in it.
-        remove_if_there(self.disk(), &Manifest::path(generation))?;
-        self.disk().sync_dir(&folder).or_else(missing_is_fine).map_err(|e| StoreError::io(&folder, e))?;
-        for listed in self.disk().list(&folder).map_err(|e| StoreError::io(&folder, e))? {
-            remove_if_there(self.disk(), &listed.path)?;
+        remove_if_there(disk, &Manifest::path(generation))?;
+        disk.sync_dir(&folder).or_else(missing_is_fine).map_err(|e| StoreError::io(&folder, e))?;
+        for listed in disk.list(&folder).map_err(|e| StoreError::io(&folder, e))? {
+            remove_if_there(disk, &listed.path)?;
         }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -170,6 +170,10 @@ impl Wal {
     pub fn remove(disk: Arc<dyn Disk>, config: Config) -> Result<(), WalError> {
         let folder = Folder::new(disk, config)?;
         let listing = folder.list()?;
+        if listing.segments.is_empty() && listing.unfinished.is_empty() {
+            // Perhaps not even the folder is there.
+            return Ok(());
+        }
         for listed in listing.segments.iter().chain(&listing.unfinished) {
             folder.remove(&listed.path)?;
         }

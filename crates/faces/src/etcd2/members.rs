@@ -203,6 +203,7 @@ mod tests {
             peer_urls: vec!["http://127.0.0.1:2380".to_owned()],
             client_urls: Vec::new(),
             is_learner: false,
+            ..Member::default()
         };
         assert_eq!(
             write(&member),

@@ -130,7 +130,7 @@ pub const WATCH_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
         match error {
-            RequestError::NoLeader => NO_LEADER,
+            RequestError::NoLeader | RequestError::Moving => NO_LEADER,
             RequestError::LeaderChanged => LEADER_CHANGED,
             RequestError::TimedOut => TIMED_OUT,
             RequestError::Overloaded => TOO_MANY_REQUESTS,
@@ -156,7 +156,10 @@ impl From<MembershipRefusal> for Status {
             MembershipRefusal::NotLeader => NOT_LEADER,
             MembershipRefusal::BadTransferee => BAD_TRANSFEREE,
             MembershipRefusal::InProgress => TOO_MANY_REQUESTS,
-            MembershipRefusal::NameExists => Self::with(Code::FailedPrecondition, refusal.to_string()),
+            MembershipRefusal::NameExists
+            | MembershipRefusal::NameAnswers
+            | MembershipRefusal::AlreadyJoined
+            | MembershipRefusal::TooManyJoining => Self::with(Code::FailedPrecondition, refusal.to_string()),
         }
     }
 }

@@ -16,11 +16,13 @@
 //! stage is committed and durable here; nothing is answered before it is applied here; the log is freed only below the
 //! last durable checkpoint.
 
+mod absorption;
 mod apply;
 mod checkpoint;
 mod clock;
 mod divergence;
 mod extra;
+mod joins;
 mod lease_keeper;
 mod log_loop;
 mod log_writer;
@@ -45,10 +47,13 @@ use quorate_store::Frozen;
 use crate::envelope::Origin;
 use crate::frame::{Lane, SnapshotPoint};
 use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
+use crate::joining::{Offer, Question, Reply};
 use crate::membership::{MemberList, MembershipRequest};
 
+pub use absorption::{complete as complete_move, move_to, pending as pending_move};
 pub use apply::{ApplyStage, CheckpointRule};
 pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
+pub use joins::{INVITE_AFTER_NANOS, JOIN_NANOS_MAX, JOINING_MAX};
 pub use log_loop::{LogLoop, LogLoopConfig};
 pub use log_writer::LogWriter;
 pub use mending::{Damaged, Mended};
@@ -142,6 +147,17 @@ pub enum LogInput {
         point: SnapshotPoint,
         members: MemberList,
     },
+    /// A question about joining came to the peer port, never [`Question::Admit`]. `hosts`: this member has an admission
+    /// in hand for somebody else.
+    JoinQuestion {
+        ask: u64,
+        question: Question,
+        hosts: bool,
+    },
+    /// A newcomer that was invited refuses to be a member.
+    InvitationRefused {
+        member: MemberId,
+    },
     /// A stage failed for good.
     Failed {
         reason: String,
@@ -181,6 +197,22 @@ pub enum LogOutput {
     MayStop,
     /// This member was removed from the cluster.
     Removed,
+    /// The answer to question `ask`.
+    JoinReply {
+        ask: u64,
+        reply: Reply,
+    },
+    /// Offers a newcomer, at one of these URLs, what it was admitted as: it may not have heard of it.
+    Invite {
+        urls: Vec<String>,
+        offer: Offer,
+    },
+    /// The cluster that this member founded is given up: make the move durable ([`move_to`]), answer `ask` with
+    /// [`Reply::Absorbed`], and start the member anew. The loop does nothing more.
+    GiveUp {
+        ask: u64,
+        offer: Offer,
+    },
 }
 
 /// What one write and one sync make durable.

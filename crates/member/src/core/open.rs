@@ -24,7 +24,9 @@ use crate::handle::Identity;
 use crate::membership::MemberList;
 
 /// The generation of a store that was founded, not installed.
-const FIRST_GENERATION: u64 = 1;
+pub(super) const FIRST_GENERATION: u64 = 1;
+/// The log index that a founding stands for.
+pub(super) const FOUNDING_INDEX: LogIndex = LogIndex(1);
 
 /// What an empty data folder becomes.
 #[derive(Clone, Debug)]
@@ -51,7 +53,7 @@ impl Founding {
                 let learners = members.iter().filter(|member| member.is_learner).map(|member| member.id);
                 let membership =
                     Membership::new(voters, learners).expect("a founding list names each member once");
-                let point = SnapshotPoint { index: LogIndex(1), term: Term(1) };
+                let point = SnapshotPoint { index: FOUNDING_INDEX, term: Term(1) };
                 (Extra { members: members.clone(), membership, ..Extra::default() }, point)
             }
             Self::Join { members, .. } => {
@@ -92,6 +94,8 @@ pub enum OpenError {
         "the store of this log is missing, and the log does not hold everything from the start; restore the member from its peers with --give-up-data"
     )]
     StoreMissing,
+    #[error("the record of a move to another cluster can't be used: {0}")]
+    Joining(std::io::Error),
     #[error("the data folder is empty, and nothing says which cluster to found or join")]
     Empty,
 }
@@ -127,7 +131,7 @@ fn store_identity(identity: Identity) -> quorate_store::Identity {
 }
 
 /// Opens the data on `disk` (the log on `wal_disk`), or founds it. `founding` is asked only where there is no log yet,
-/// or one whose founding a crash cut short.
+/// or one whose founding a crash cut short. A move to another cluster that is noted there is carried out first.
 pub fn open(
     wal_disk: &Arc<dyn Disk>,
     disk: &Arc<dyn Disk>,
@@ -136,6 +140,8 @@ pub fn open(
     feeds: Feeds,
     now: Now,
 ) -> Result<Stages, OpenError> {
+    let moved = super::absorption::begin(wal_disk, disk, &config.wal)?;
+    let founding = moved.as_ref().or(founding);
     let exists = Wal::exists(wal_disk.as_ref(), &config.wal).map_err(|source| quorate_wal::WalError::Io {
         file: config.wal.folder.clone(),
         action: "listing",
@@ -155,6 +161,9 @@ pub fn open(
         incarnation: recovered.identity.incarnation,
     };
     let (store, meta) = open_store(disk, &config, identity, &recovered, founding)?;
+    if moved.is_some() {
+        super::absorption::complete(disk.as_ref()).map_err(OpenError::Joining)?;
+    }
     let extra = Extra::decode(&meta.extra)?;
     let point = SnapshotPoint { index: meta.applied_index, term: meta.applied_term };
     let restored = restored(&recovered, &extra, point)?;

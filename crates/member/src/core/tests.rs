@@ -50,6 +50,7 @@ fn config() -> OpenConfig {
             apply_lag_bytes_max: 1 << 20,
             log_retained_bytes: 0,
             learners_max: 1,
+            promote_learners: false,
             strict_membership: true,
         },
         checkpoint: CheckpointRule { front_bytes: 1 << 20, entries: 100, front_room_min: 1 << 20 },

@@ -5,10 +5,13 @@
 //! `quorate-read` for cold bodies. A panic in one of them fails this member and nothing else.
 
 mod book;
+mod folder_lock;
 mod inbox;
+mod joiner;
 mod peer_http;
 mod pool;
 mod reachability;
+mod running;
 mod start;
 mod threads;
 mod transport;
@@ -18,4 +21,6 @@ pub use book::PeerBook;
 pub(crate) use inbox::{Full, Inbox};
 pub use peer_http::{HttpConnection, PeerHttp};
 pub(crate) use pool::Pool;
-pub use start::{Running, StartError, Stopped, start};
+pub use running::{Running, Stopped};
+pub use start::{StartError, start};
+pub(crate) use transport::ask;

@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, RwLock, mpsc};
+use std::time::Duration;
 
 use quorate_disk::{Disk, MemoryDisk, RealDisk};
 use quorate_ids::Incarnation;
@@ -14,23 +13,27 @@ use quorate_wal::Wal;
 use tokio::sync::watch;
 
 use super::book::PeerBook;
+use super::folder_lock::FolderLock;
 use super::inbox::Inbox;
+use super::joiner;
 use super::pool::Pool;
+use super::running::Running;
 use super::threads::{self, Clock, Links};
 use super::transport::{self, Transport};
-use crate::config::{Config, InitialState};
-use crate::core::{CheckpointRule, Founding, LogInput, LogLoopConfig, OpenConfig, OpenError, Stages, open};
+use crate::config::{Config, InitialState, JoinConfig};
+use crate::core::{
+    CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, Stages, complete_move, move_to, open,
+    pending_move,
+};
 use crate::handle::{Handle, Identity, Shared, Status, Visible, Waiting};
-use crate::membership::{Member, MemberList, MembershipRequest, cluster_id, member_id};
+use crate::joining::JoinRefusal;
+use crate::membership::{Member, MemberList, cluster_id, member_id};
 use crate::metrics::Metrics;
 
 /// Requests and frames that may wait for the log loop.
 const INBOX_MAX: usize = 16 * 1024;
 /// Threads that read cold bodies.
 const READ_THREADS: usize = 2;
-/// How long a joiner goes on asking the peers who the members are.
-const JOIN_PATIENCE: Duration = Duration::from_secs(30);
-const JOIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a member did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
@@ -54,29 +57,19 @@ pub enum StartError {
     NoPeers { last: String },
     #[error("the cluster has no member with the peer URLs {urls}: add it first (member add), then start it")]
     NotAdded { urls: String },
+    /// The cluster at `url` does not admit this member.
+    #[error("the cluster at {url} does not admit this member: {refusal}")]
+    JoinRefused { url: String, refusal: JoinRefusal },
     #[error("this data folder is in use by another process")]
     InUse,
 }
 
-/// Why a member is no longer running.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// It was asked to.
-    Asked,
-    /// It was removed from the cluster.
-    Removed,
-    /// It can't go on; the reason says why.
-    Failed { reason: String },
-}
-
-/// A running member. Dropping it stops it without handing leadership on.
-pub struct Running {
-    handle: Handle,
-    links: Option<Arc<Links>>,
-    threads: Vec<JoinHandle<()>>,
-    peer_addrs: Vec<SocketAddr>,
-    stopped: watch::Receiver<Option<Stopped>>,
-    stop_patience: Duration,
+/// What a member needs for a start, and again for each that follows behind the same ports.
+pub struct Base {
+    config: Config,
+    listeners: Vec<transport::Bound>,
+    wal_disk: Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
     _lock: Option<FolderLock>,
 }
 
@@ -85,7 +78,6 @@ pub struct Running {
 pub fn start(mut config: Config) -> Result<Running, StartError> {
     let listeners = transport::bind(&config.listen_peer, &config.peer_tls)
         .map_err(|source| StartError::Io { what: "the peer port is not available".to_owned(), source })?;
-    let peer_addrs: Vec<SocketAddr> = listeners.iter().map(|bound| bound.addr).collect();
     if config.advertise_peer_urls.is_empty() {
         config.advertise_peer_urls = listeners.iter().map(transport::Bound::url).collect();
     }
@@ -94,24 +86,83 @@ pub fn start(mut config: Config) -> Result<Running, StartError> {
         config.initial_cluster = own.collect();
     }
     let (wal_disk, disk, lock) = disks(&config)?;
+    if config.give_up_data {
+        tracing::warn!("giving up this member's log and store, as asked: it returns as a new incarnation");
+        give_up_data(&config, &wal_disk, &disk)?;
+    }
+    if let Some(join) = &config.join {
+        join_by_request(&config, join, &wal_disk, &disk)?;
+    }
+    start_on(Base { config, listeners, wal_disk, disk, _lock: lock })
+}
+
+/// Opens the data and starts the threads.
+pub fn start_on(base: Base) -> Result<Running, StartError> {
+    let Base { config, wal_disk, disk, .. } = &base;
     let clock = Clock::start();
     let feeds = Feeds::new(config.feed_bytes_max);
-    let open_config = open_config(&config);
-    if config.give_up_data {
-        give_up_data(&config, &wal_disk, &open_config)?;
-    }
-    let founding = founding(&config, &wal_disk, &open_config)?;
-    let stages = open(&wal_disk, &disk, open_config, founding.as_ref(), feeds.clone(), clock.now())?;
-    check_owner(&config, &stages)?;
+    let open_config = open_config(config);
+    let founding = founding(config, wal_disk, disk, &open_config)?;
+    let stages = open(wal_disk, disk, open_config, founding.as_ref(), feeds.clone(), clock.now())?;
+    check_owner(config, &stages)?;
     if let Some(cut) = &stages.cut_tail {
         tracing::warn!(
             at = cut,
             "a torn tail of the log was cut: what was written when the member stopped was not acknowledged"
         );
     }
-    let book =
-        PeerBook::open(disk).map_err(|source| StartError::Io { what: "the peer book".to_owned(), source })?;
-    run(config, stages, listeners, peer_addrs, book, feeds, clock, lock)
+    let book = PeerBook::open(disk.clone())
+        .map_err(|source| StartError::Io { what: "the peer book".to_owned(), source })?;
+    run(base, stages, book, feeds, clock)
+}
+
+/// Whether the folder has a member's data, or is about to begin some.
+fn has_data(
+    wal_disk: &Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
+    wal: &quorate_wal::Config,
+) -> Result<bool, StartError> {
+    let log = Wal::exists(wal_disk.as_ref(), wal)
+        .map_err(|source| StartError::Io { what: "the log's folder".to_owned(), source })?;
+    Ok(log || pending_move(disk.as_ref()).map_err(OpenError::Joining)?.is_some())
+}
+
+/// A member without data asks to be admitted, and notes what it was told before anything else. One that was removed
+/// while it was away comes back as a newcomer, where that is wished for.
+fn join_by_request(
+    config: &Config,
+    join: &JoinConfig,
+    wal_disk: &Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
+) -> Result<(), StartError> {
+    let open_config = open_config(config);
+    if has_data(wal_disk, disk, &open_config.wal)? {
+        if !join.rejoin_if_removed || !was_removed(config, join, wal_disk, disk)? {
+            return Ok(());
+        }
+        tracing::warn!("this member was removed from its cluster; it joins again as a newcomer");
+        give_up_data(config, wal_disk, disk)?;
+    }
+    let offer = joiner::ask_to_join(config, join, Incarnation(random_u64()))?;
+    move_to(disk.as_ref(), &offer)
+        .map_err(|source| StartError::Io { what: "noting the cluster to join".to_owned(), source })
+}
+
+fn was_removed(
+    config: &Config,
+    join: &JoinConfig,
+    wal_disk: &Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
+) -> Result<bool, StartError> {
+    let feeds = Feeds::new(config.feed_bytes_max);
+    let now = Clock::start().now();
+    let stages = open(wal_disk, disk, open_config(config), None, feeds, now)?;
+    let me = stages.identity;
+    if stages.members.was_removed(me.member) {
+        return Ok(true);
+    }
+    drop(stages);
+    joiner::peers_say_removed(config, join, me)
 }
 
 type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, Option<FolderLock>);
@@ -130,30 +181,6 @@ fn disks(config: &Config) -> Result<Disks, StartError> {
     let lock = FolderLock::take(data_dir)?;
     let wal_disk = config.wal_dir.as_ref().map_or_else(|| Ok(disk.clone()), real)?;
     Ok((wal_disk, disk, Some(lock)))
-}
-
-/// Keeps a second process out of a data folder, for as long as it lives.
-struct FolderLock {
-    _file: std::fs::File,
-}
-
-impl FolderLock {
-    fn take(folder: &std::path::Path) -> Result<Self, StartError> {
-        let path = folder.join("lock");
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| StartError::Io { what: path.display().to_string(), source })?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse),
-            Err(std::fs::TryLockError::Error(source)) => {
-                Err(StartError::Io { what: path.display().to_string(), source })
-            }
-        }
-    }
 }
 
 fn open_config(config: &Config) -> OpenConfig {
@@ -191,6 +218,7 @@ fn open_config(config: &Config) -> OpenConfig {
             apply_lag_bytes_max: 64 * 1024 * 1024,
             log_retained_bytes: config.log_retained_bytes,
             learners_max: config.learners_max,
+            promote_learners: config.promote_learners,
             strict_membership: config.strict_membership,
         },
         checkpoint: CheckpointRule {
@@ -210,9 +238,9 @@ fn random_u64() -> u64 {
 }
 
 /// Removes the log and every generation of the store; the peer book stays.
-fn give_up_data(config: &Config, wal_disk: &Arc<dyn Disk>, open: &OpenConfig) -> Result<(), StartError> {
-    tracing::warn!("giving up this member's log and store, as asked: it returns as a new incarnation");
-    Wal::remove(wal_disk.clone(), open.wal.clone()).map_err(OpenError::from)?;
+fn give_up_data(config: &Config, wal_disk: &Arc<dyn Disk>, disk: &Arc<dyn Disk>) -> Result<(), StartError> {
+    Wal::remove(wal_disk.clone(), open_config(config).wal).map_err(OpenError::from)?;
+    complete_move(disk.as_ref()).map_err(OpenError::Joining)?;
     let Some(data_dir) = &config.data_dir else { return Ok(()) };
     let failed = |source| StartError::Io { what: format!("giving up {}", data_dir.display()), source };
     for entry in std::fs::read_dir(data_dir).map_err(failed)? {
@@ -229,13 +257,13 @@ fn give_up_data(config: &Config, wal_disk: &Arc<dyn Disk>, open: &OpenConfig) ->
 fn founding(
     config: &Config,
     wal_disk: &Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
     open: &OpenConfig,
 ) -> Result<Option<Founding>, StartError> {
-    let exists = Wal::exists(wal_disk.as_ref(), &open.wal)
-        .map_err(|source| StartError::Io { what: "the log's folder".to_owned(), source })?;
+    let exists = has_data(wal_disk, disk, &open.wal)?;
     let incarnation = Incarnation(random_u64());
     if config.initial_state == InitialState::Existing {
-        return if exists { Ok(None) } else { join(config, incarnation).map(Some) };
+        return if exists { Ok(None) } else { joiner::ask_who_we_are(config, incarnation).map(Some) };
     }
     let mut members: Vec<Member> = Vec::new();
     for (name, url) in &config.initial_cluster {
@@ -248,6 +276,10 @@ fn founding(
     }
     for member in &mut members {
         member.id = member_id(&member.peer_urls, &config.initial_cluster_token, None);
+    }
+    if let [alone] = &mut members[..] {
+        // Several founders do not know each other's, and all must begin with the same list.
+        alone.incarnation = incarnation;
     }
     let me = members.iter().find(|member| member.name == config.name);
     let Some(me) = me.map(|member| member.id) else {
@@ -262,54 +294,6 @@ fn founding(
     let cluster = cluster_id(members.iter().map(|member| member.id));
     let identity = Identity { cluster, member: me, incarnation };
     Ok(Some(Founding::Found { identity, members: MemberList::founded_by(members) }))
-}
-
-/// Asks the running cluster which member this is. It has a thread and a runtime of its own: the caller may be inside one.
-fn join(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask_who_we_are(config, incarnation));
-        asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn ask_who_we_are(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| StartError::Io { what: "joining".to_owned(), source })?;
-    let peers: Vec<String> = config
-        .initial_cluster
-        .iter()
-        .filter(|(_, url)| !config.advertise_peer_urls.contains(url))
-        .map(|(_, url)| url.clone())
-        .collect();
-    let deadline = Instant::now() + JOIN_PATIENCE;
-    let mut last = "the initial cluster names no other member".to_owned();
-    while Instant::now() < deadline {
-        for url in &peers {
-            match runtime.block_on(transport::ask_members(
-                std::slice::from_ref(url),
-                config.peer_tls.connector.as_deref(),
-            )) {
-                Ok((cluster, members)) => {
-                    let me = members.iter().find(|member| {
-                        member.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url))
-                    });
-                    let Some(me) = me.map(|member| member.id) else {
-                        return Err(StartError::NotAdded { urls: config.advertise_peer_urls.join(",") });
-                    };
-                    let identity = Identity { cluster, member: me, incarnation };
-                    return Ok(Founding::Join { identity, members });
-                }
-                Err(error) => last = format!("{url}: {error}"),
-            }
-        }
-        if peers.is_empty() {
-            break;
-        }
-        std::thread::sleep(JOIN_PAUSE);
-    }
-    Err(StartError::NoPeers { last })
 }
 
 /// Refuses a folder that another member of the cluster, or a member of another cluster, left behind.
@@ -331,21 +315,25 @@ fn check_owner(config: &Config, stages: &Stages) -> Result<(), StartError> {
     })
 }
 
-#[allow(clippy::too_many_arguments)]
 fn run(
-    config: Config,
+    base: Base,
     stages: Stages,
-    listeners: Vec<transport::Bound>,
-    peer_addrs: Vec<SocketAddr>,
     book: PeerBook,
     feeds: Feeds,
     clock: Clock,
-    lock: Option<FolderLock>,
 ) -> Result<Running, StartError> {
     let io = |what: &str| {
         let what = what.to_owned();
         move |source| StartError::Io { what, source }
     };
+    let config = &base.config;
+    let listeners: Vec<transport::Bound> = base
+        .listeners
+        .iter()
+        .map(transport::Bound::again)
+        .collect::<Result<_, _>>()
+        .map_err(io("the peer port"))?;
+    let peer_addrs: Vec<SocketAddr> = listeners.iter().map(|bound| bound.addr).collect();
     let metrics = Arc::new(Metrics::new());
     let inbox = Arc::new(Inbox::new(INBOX_MAX));
     let tls = config.peer_tls.connector.clone();
@@ -370,7 +358,11 @@ fn run(
         visible,
         request_timeout: config.request_timeout(),
         request_bytes_max: config.request_bytes_max,
+        election_timeout: config.election_timeout,
+        connector: config.peer_tls.connector.clone(),
+        hosting: AtomicUsize::new(0),
     });
+    transport.serve_newcomers(Handle { shared: shared.clone() });
     if let crate::core::ApplyOutput::Visible { index, revision, term } = stages.apply.visible() {
         shared.visible.send_replace(Visible { index, revision, term });
     }
@@ -385,6 +377,7 @@ fn run(
         may_stop: AtomicBool::new(false),
         stopped: stopped_sender,
         background_bytes_per_second: config.background_bytes_per_second,
+        disk: base.disk.clone(),
     });
     let (batches, to_write) = mpsc::channel();
     let (fronts, to_checkpoint) = mpsc::channel();
@@ -396,7 +389,7 @@ fn run(
         peer_addrs,
         stopped,
         stop_patience: 2 * config.election_timeout + Duration::from_millis(500),
-        _lock: lock,
+        again: None,
     };
     let failed = || io("starting a member thread");
     running.threads.extend([
@@ -413,79 +406,6 @@ fn run(
         threads::spawn("quorate-log", &links, move |l| threads::run_log(l, log_loop, &batches))
             .map_err(failed())?,
     ]);
+    running.again = Some(base);
     Ok(running)
-}
-
-impl Running {
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Where the member listens for peers; the real ports where 0 was asked for.
-    #[must_use]
-    pub fn peer_addrs(&self) -> Vec<SocketAddr> {
-        self.peer_addrs.clone()
-    }
-
-    /// Changes to `Some` when the member stops by itself, with the reason.
-    #[must_use]
-    pub fn stopped(&self) -> watch::Receiver<Option<Stopped>> {
-        self.stopped.clone()
-    }
-
-    /// Makes this member known under its name and client URLs, if the list says otherwise. Call it once it is ready.
-    pub async fn publish(
-        &self,
-        name: &str,
-        client_urls: &[String],
-    ) -> Result<(), crate::handle::RequestError> {
-        let id = self.handle.identity().member;
-        let known = self
-            .handle
-            .members()
-            .iter()
-            .any(|member| member.id == id && member.name == name && member.client_urls == client_urls);
-        if known {
-            return Ok(());
-        }
-        let request =
-            MembershipRequest::Publish { id, name: name.to_owned(), client_urls: client_urls.to_vec() };
-        self.handle.change_membership(request).await.map(|_| ())
-    }
-
-    /// Stops the member: hands leadership on if it leads and someone can take it, ends its threads, closes its files.
-    /// Takes a bounded time, with or without a majority.
-    pub fn stop(mut self) {
-        if let Some(links) = &self.links {
-            links.shared.inbox.report(LogInput::Stop);
-            let deadline = Instant::now() + self.stop_patience;
-            while !links.may_stop.load(Ordering::Acquire) && Instant::now() < deadline && !self.has_ended() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        self.end();
-    }
-
-    fn has_ended(&self) -> bool {
-        self.stopped.borrow().is_some()
-    }
-
-    fn end(&mut self) {
-        let Some(links) = self.links.take() else { return };
-        links.stopping.store(true, Ordering::Release);
-        links.shared.inbox.report(LogInput::Stop);
-        for thread in self.threads.drain(..) {
-            // A panic was reported where it happened.
-            let _ = thread.join();
-        }
-        let mut status = links.shared.status.write().unwrap_or_else(PoisonError::into_inner);
-        status.failed.get_or_insert_with(|| "the member stopped".to_owned());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end();
-    }
 }

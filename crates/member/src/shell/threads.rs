@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use quorate_disk::Disk;
 use quorate_ids::{LogIndex, Monotonic, WallTime};
 use quorate_store::Pace;
 
@@ -14,10 +15,11 @@ use super::transport::Transport;
 use crate::core::{
     ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LeaseAnswer,
     LogBatch, LogInput, LogLoop, LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput,
-    TransferStage,
+    TransferStage, move_to,
 };
 use crate::frame::Lane;
 use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
+use crate::joining::{AbsorbRefusal, Offer, Reply};
 
 /// How long a stage waits between tries while the disk is full.
 const SPACE_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +50,7 @@ pub struct Links {
     pub may_stop: AtomicBool,
     pub stopped: tokio::sync::watch::Sender<Option<super::Stopped>>,
     pub background_bytes_per_second: u64,
+    pub disk: Arc<dyn Disk>,
 }
 
 /// A monotonic clock that starts at 1 s, and the wall clock.
@@ -201,6 +204,24 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
         LogOutput::MayStop => links.may_stop.store(true, Ordering::Release),
         LogOutput::Removed => {
             let _ = links.stopped.send(Some(super::Stopped::Removed));
+        }
+        LogOutput::JoinReply { ask, reply } => links.transport.answer(ask, reply),
+        LogOutput::Invite { urls, offer } => links.transport.invite(urls, offer),
+        LogOutput::GiveUp { ask, offer } => give_up(links, ask, &offer),
+    }
+}
+
+/// From the moment that the move is durable this member is of the other cluster; then it says so.
+fn give_up(links: &Links, ask: u64, offer: &Offer) {
+    match move_to(links.disk.as_ref(), offer) {
+        Ok(()) => {
+            links.transport.answer(ask, Reply::Absorbed);
+            let _ = links.stopped.send(Some(super::Stopped::Absorbed));
+        }
+        Err(error) => {
+            // It may be durable all the same: only a start can tell.
+            links.transport.answer(ask, Reply::Refused(AbsorbRefusal::NotServing.into()));
+            links.fail(format!("moving to cluster {} could not be noted: {error}", offer.cluster));
         }
     }
 }

@@ -1,19 +1,17 @@
 //! Members in one process: founding, replication, forwarding, restarts.
 
-use std::net::TcpListener;
+mod joining;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quorate_interop::free_port;
 use quorate_member::{Config, Handle, LeaseAnswer, ModelReply, RequestError, Running, start};
 use quorate_models::ModelId;
 use quorate_models::keys::{self, Command, Put, RangeQuery, Reply};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
-}
 
 fn config(name: &str, ports: &[(&str, u16)], folder: Option<&Path>) -> Config {
     let mut config = Config::new(name);

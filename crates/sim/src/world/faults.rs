@@ -79,6 +79,7 @@ impl World {
                 apply_lag_bytes_max: 8 << 20,
                 log_retained_bytes: settings.log_retained_bytes,
                 learners_max: 1,
+                promote_learners: false,
                 strict_membership: true,
             },
             checkpoint: CheckpointRule {

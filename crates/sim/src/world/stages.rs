@@ -168,7 +168,11 @@ impl World {
                 let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
                 self.hand(member, at, Input::Transfer(TransferInput::Peers(peers)));
             }
-            LogOutput::MayStop => {}
+            // No newcomer asks to join in this world.
+            LogOutput::MayStop
+            | LogOutput::JoinReply { .. }
+            | LogOutput::Invite { .. }
+            | LogOutput::GiveUp { .. } => {}
             LogOutput::Removed => return self.member_failed(member, "it was removed from the cluster"),
         }
         Ok(())

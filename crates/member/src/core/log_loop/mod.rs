@@ -7,6 +7,7 @@
 //! - Entries go to the apply stage in order, without a gap, and only after they are committed.
 //! - Membership requests are judged here when they are committed, from the list as of that place in the log.
 
+mod joins;
 mod peers;
 mod replication;
 mod requests;
@@ -24,8 +25,10 @@ use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
 
 use crate::core::clock::Stamper;
 use crate::core::divergence::{Comparison, Divergence};
+use crate::core::joins::Joins;
 use crate::core::mutants::planted;
 use crate::core::offers::Offers;
+use crate::core::open::FOUNDING_INDEX;
 use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;
 use crate::core::{
@@ -56,6 +59,8 @@ pub struct LogLoopConfig {
     /// Bytes of log that stay in memory and on disk beyond what a checkpoint needs, for followers that lag.
     pub log_retained_bytes: usize,
     pub learners_max: usize,
+    /// Make every learner a voter once it has caught up. Those that joined by request to vote are in any case.
+    pub promote_learners: bool,
     /// Refuse membership changes that would leave too few started members.
     pub strict_membership: bool,
 }
@@ -125,6 +130,9 @@ pub struct LogLoop {
     failed: Option<String>,
     stopping: bool,
     removed: bool,
+    joins: Joins,
+    giving_up: Option<joins::GivingUp>,
+    given_up: bool,
     said: Status,
     out: Vec<LogOutput>,
 }
@@ -172,6 +180,9 @@ impl LogLoop {
             failed: None,
             stopping: false,
             removed: false,
+            joins: Joins::default(),
+            giving_up: None,
+            given_up: false,
             said: Status::default(),
             out: Vec::new(),
         };
@@ -220,6 +231,8 @@ impl LogLoop {
             }
             LogInput::SnapshotFailed { from, point } => self.snapshot_failed(from, point),
             LogInput::Installed { point, members } => self.installed(point, members),
+            LogInput::JoinQuestion { ask, question, hosts } => self.join_question(ask, question, hosts),
+            LogInput::InvitationRefused { member } => self.invitation_refused(member, now),
             LogInput::Failed { reason } => self.fail(reason),
             LogInput::Stop => self.stopping = true,
         }
@@ -227,13 +240,14 @@ impl LogLoop {
 
     /// Does everything that the inputs since the last turn ask for.
     pub fn turn(&mut self, now: Now) -> Vec<LogOutput> {
-        if self.failed.is_none() && !self.removed {
+        if self.failed.is_none() && !self.removed && !self.given_up {
             self.tick(now);
             self.watch_the_disk(now);
             self.send_requests(now);
             self.read_round(now);
             self.drain_consensus(now);
             self.flush(now);
+            self.give_up_at_rest();
         }
         self.say_status();
         std::mem::take(&mut self.out)
@@ -277,7 +291,9 @@ pub(super) fn envelope_of(entry: &Entry) -> Option<Result<Envelope, String>> {
 /// What a request changes in consensus, if anything.
 fn change_of(request: &MembershipRequest) -> Option<MembershipChange> {
     match request {
-        MembershipRequest::Add { id, is_learner: true, .. } => Some(MembershipChange::AddLearner(*id)),
+        MembershipRequest::Add { id, is_learner: true, .. } | MembershipRequest::Join { id, .. } => {
+            Some(MembershipChange::AddLearner(*id))
+        }
         MembershipRequest::Add { id, is_learner: false, .. } => Some(MembershipChange::AddVoter(*id)),
         MembershipRequest::Remove { id } => Some(MembershipChange::Remove(*id)),
         MembershipRequest::Promote { id } => Some(MembershipChange::Promote(*id)),

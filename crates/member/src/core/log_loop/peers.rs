@@ -4,9 +4,10 @@ use super::*;
 
 impl LogLoop {
     pub(super) fn frame(&mut self, from: MemberId, frame: Bytes, now: Now) {
-        if self.failed.is_some() || self.removed {
+        if self.failed.is_some() || self.removed || self.given_up {
             return;
         }
+        self.joins.heard(from, now.monotonic);
         let frame = match Frame::decode(frame) {
             Ok(frame) => frame,
             Err(error) => {
@@ -54,7 +55,11 @@ impl LogLoop {
                 }
                 self.out.push(LogOutput::Transfer(TransferInput::Frame { from, frame }));
             }
-            Frame::Members { .. } | Frame::Hello(_) | Frame::Refused { .. } => {
+            Frame::Members { .. }
+            | Frame::Hello(_)
+            | Frame::Refused { .. }
+            | Frame::JoinQuestion(_)
+            | Frame::JoinAnswer(_) => {
                 tracing::warn!(peer = %from, "a frame that has no place here was dropped");
             }
         }

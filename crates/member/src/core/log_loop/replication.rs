@@ -103,9 +103,11 @@ impl LogLoop {
         tracing::info!(?role, leader = ?leader, %term, "role");
         if role == Role::Leader {
             self.stamper.lead(now);
+            self.joins.leads(Some(now.monotonic));
             self.out.push(LogOutput::Apply(ApplyInput::Lead { term }));
         } else {
             self.expiries.clear();
+            self.joins.leads(None);
             self.out.push(LogOutput::Apply(ApplyInput::Follow));
         }
         self.reads.give_up_round(None);
@@ -155,6 +157,7 @@ impl LogLoop {
                 self.consensus.apply_membership(entry.index, change.as_ref()).map_err(|e| said(&e))?;
         }
         if outcome.is_ok() {
+            self.joins.keep(&self.members);
             self.out.push(LogOutput::Members(Arc::new(self.members.clone())));
             tracing::info!(?request, "the member list changed");
         }
@@ -174,13 +177,14 @@ impl LogLoop {
         if self.members.was_removed(self.config.identity.member) && !self.removed && self.applying.is_empty()
         {
             self.removed = true;
-            self.give_up_requests("this member was removed from the cluster");
+            self.give_up_requests(&RequestError::Stopped {
+                reason: "this member was removed from the cluster".to_owned(),
+            });
             self.out.push(LogOutput::Removed);
         }
     }
 
-    pub(super) fn give_up_requests(&mut self, reason: &str) {
-        let error = RequestError::Stopped { reason: reason.to_owned() };
+    pub(super) fn give_up_requests(&mut self, error: &RequestError) {
         for seq in self.proposals.give_up_all() {
             self.out.push(LogOutput::Refuse { seq, error: error.clone() });
         }
@@ -192,7 +196,7 @@ impl LogLoop {
     pub(super) fn fail(&mut self, reason: String) {
         if self.failed.is_none() {
             tracing::error!(%reason, "this member stops serving");
-            self.give_up_requests(&reason);
+            self.give_up_requests(&RequestError::Stopped { reason: reason.clone() });
             self.failed = Some(reason);
         }
     }

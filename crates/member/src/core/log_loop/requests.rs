@@ -54,6 +54,9 @@ impl LogLoop {
     }
 
     pub(super) fn why_not_serving(&self) -> Option<RequestError> {
+        if self.giving_up.is_some() || self.given_up {
+            return Some(RequestError::Moving);
+        }
         if let Some(reason) = &self.failed {
             return Some(RequestError::Stopped { reason: reason.clone() });
         }
@@ -124,6 +127,7 @@ impl LogLoop {
         let (model, command, change) = match request {
             Request::Command { model, command } => (model, command, None),
             Request::Membership(request) => {
+                let request = self.step_of(request, now).map_err(ForwardRefusal::Membership)?;
                 self.may_change(&request).map_err(ForwardRefusal::Membership)?;
                 (quorate_models::ModelId::MEMBER, request.encode(), change_of(&request))
             }

@@ -29,6 +29,7 @@ impl LogLoop {
                 self.out.push(LogOutput::Refuse { seq, error });
             }
             self.renew_offers(now);
+            self.look_after_learners(now);
         }
     }
 

@@ -1,0 +1,161 @@
+//! What a member without data asks a running cluster: who it is (it was added before), or to be admitted.
+
+use std::time::{Duration, Instant};
+
+use quorate_ids::Incarnation;
+
+use super::start::StartError;
+use super::transport;
+use crate::config::{Config, JoinConfig};
+use crate::core::Founding;
+use crate::handle::{Identity, MembershipRefusal};
+use crate::joining::{JoinRefusal, Newcomer, Offer, Question, Reply};
+
+/// How long a joiner goes on asking the peers who the members are.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_PAUSE: Duration = Duration::from_millis(500);
+/// How long the peers may take to say that this member was removed while it was away.
+const REMOVED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs `ask` on a thread with a runtime of its own: the caller may be inside one.
+fn on_own_thread<T: Send>(ask: impl FnOnce(tokio::runtime::Runtime) -> T + Send) -> Result<T, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Io { what: "joining".to_owned(), source })?;
+    Ok(std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(runtime));
+        asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }))
+}
+
+/// Asks the listed peers, one after the other, to admit this member.
+pub fn ask_to_join(
+    config: &Config,
+    join: &JoinConfig,
+    incarnation: Incarnation,
+) -> Result<Offer, StartError> {
+    let newcomer = Newcomer {
+        name: config.name.clone(),
+        incarnation,
+        peer_urls: config.advertise_peer_urls.clone(),
+        client_urls: config.advertise_client_urls.clone(),
+        wants_vote: join.wants_vote,
+    };
+    on_own_thread(|runtime| {
+        let asked = runtime.block_on(ask_each(config, join, newcomer));
+        // A name that does not resolve may hold a thread of the runtime up.
+        runtime.shutdown_background();
+        asked
+    })?
+}
+
+async fn ask_each(config: &Config, join: &JoinConfig, newcomer: Newcomer) -> Result<Offer, StartError> {
+    let own = &config.advertise_peer_urls;
+    let peers: Vec<&String> = join.peers.iter().filter(|url| !own.contains(url)).collect();
+    let incarnation = newcomer.incarnation;
+    let question = Question::Admit(newcomer);
+    let deadline = Instant::now() + join.patience;
+    let mut last = "no peer but this member itself is listed".to_owned();
+    while !peers.is_empty() {
+        for url in &peers {
+            match transport::ask(url, config.peer_tls.connector.as_deref(), &question).await {
+                Ok(Reply::Admitted { cluster, member, members }) => {
+                    tracing::info!(%url, %cluster, %member, "admitted by a running cluster");
+                    return Ok(Offer { cluster, member, incarnation, members });
+                }
+                Ok(Reply::Refused(refusal)) if passes(&refusal) => last = format!("{url}: {refusal}"),
+                Ok(Reply::Refused(refusal)) => {
+                    return Err(StartError::JoinRefused { url: (*url).clone(), refusal });
+                }
+                Ok(Reply::Later { reason }) => last = format!("{url}: {reason}"),
+                Ok(_) => last = format!("{url}: it answered something else"),
+                Err(error) => last = format!("{url}: {error}"),
+            }
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(JOIN_PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
+    }
+    Err(StartError::NoPeers { last })
+}
+
+/// Whether a refusal may be gone in a moment.
+fn passes(refusal: &JoinRefusal) -> bool {
+    matches!(
+        refusal,
+        JoinRefusal::Cluster(
+            MembershipRefusal::InProgress
+                | MembershipRefusal::AlreadyJoined
+                | MembershipRefusal::TooManyJoining
+                | MembershipRefusal::Unhealthy
+        )
+    )
+}
+
+/// Whether a peer says, soon, that member `me` was removed from its cluster.
+pub fn peers_say_removed(config: &Config, join: &JoinConfig, me: Identity) -> Result<bool, StartError> {
+    let own = &config.advertise_peer_urls;
+    on_own_thread(|runtime| {
+        let says = runtime.block_on(async {
+            for url in join.peers.iter().filter(|url| !own.contains(url)) {
+                let asking =
+                    transport::ask_members(std::slice::from_ref(url), config.peer_tls.connector.as_deref());
+                if let Ok(Ok((cluster, members))) = tokio::time::timeout(REMOVED_PATIENCE, asking).await
+                    && cluster == me.cluster
+                {
+                    return members.was_removed(me.member);
+                }
+            }
+            false
+        });
+        runtime.shutdown_background();
+        says
+    })
+}
+
+/// Asks the running cluster which member this is.
+pub fn ask_who_we_are(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
+    on_own_thread(|runtime| ask_until_told(&runtime, config, incarnation))?
+}
+
+fn ask_until_told(
+    runtime: &tokio::runtime::Runtime,
+    config: &Config,
+    incarnation: Incarnation,
+) -> Result<Founding, StartError> {
+    let peers: Vec<String> = config
+        .initial_cluster
+        .iter()
+        .filter(|(_, url)| !config.advertise_peer_urls.contains(url))
+        .map(|(_, url)| url.clone())
+        .collect();
+    let deadline = Instant::now() + JOIN_PATIENCE;
+    let mut last = "the initial cluster names no other member".to_owned();
+    while Instant::now() < deadline {
+        for url in &peers {
+            match runtime.block_on(transport::ask_members(
+                std::slice::from_ref(url),
+                config.peer_tls.connector.as_deref(),
+            )) {
+                Ok((cluster, members)) => {
+                    let me = members.iter().find(|member| {
+                        member.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url))
+                    });
+                    let Some(me) = me.map(|member| member.id) else {
+                        return Err(StartError::NotAdded { urls: config.advertise_peer_urls.join(",") });
+                    };
+                    let identity = Identity { cluster, member: me, incarnation };
+                    return Ok(Founding::Join { identity, members });
+                }
+                Err(error) => last = format!("{url}: {error}"),
+            }
+        }
+        if peers.is_empty() {
+            break;
+        }
+        std::thread::sleep(JOIN_PAUSE);
+    }
+    Err(StartError::NoPeers { last })
+}

@@ -1,0 +1,114 @@
+//! The connections that this member opens to its peers, and only sends on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quorate_tls::Stream;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::State;
+use super::link::{LinkError, connect, explained, in_time, read_frame, write};
+use super::listening::check_identity;
+use crate::core::LogInput;
+use crate::frame::{Frame, Hello, Lane, PROTOCOL_VERSION};
+use crate::membership::Member;
+use crate::shell::reachability::Reachability;
+
+/// Frames that leave with one write.
+const FRAMES_PER_WRITE_MAX: usize = 256;
+const REDIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(super) const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+pub(super) async fn keep_connected(
+    state: Arc<State>,
+    news: Arc<Reachability>,
+    peer: Member,
+    lane: Lane,
+    mut frames: mpsc::Receiver<Bytes>,
+    mut back: watch::Receiver<u64>,
+) {
+    let mut pause = REDIAL_PAUSE_MIN;
+    while !frames.is_closed() {
+        match dial_once(&state, &peer, lane).await {
+            Ok(stream) => {
+                news.connected();
+                pause = REDIAL_PAUSE_MIN;
+                if pump(stream, &mut frames).await.is_none() {
+                    return;
+                }
+                news.lost();
+            }
+            Err(error) => {
+                let absent = matches!(error, LinkError::Io(_) | LinkError::Closed | LinkError::Timeout(_));
+                news.failed(&error.to_string(), absent);
+            }
+        }
+        // What waited for the lost connection is stale: consensus sends again what still matters.
+        while frames.try_recv().is_ok() {}
+        state.inbox.report(LogInput::Unreachable { to: peer.id });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(REDIAL_PAUSE_MAX),
+            // A peer that reaches us can be reached, most likely: one that comes back is not made to wait.
+            Ok(()) = back.changed() => pause = REDIAL_PAUSE_MIN,
+        }
+    }
+}
+
+async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<Stream<TcpStream>, LinkError> {
+    let tls = state.tls.as_deref();
+    let mut stream = connect(&peer.peer_urls, tls).await?;
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        cluster: state.identity.cluster,
+        member: state.identity.member,
+        incarnation: state.identity.incarnation,
+        lane,
+        to: peer.id,
+    };
+    in_time(async {
+        write(&mut stream, &Frame::Hello(hello).encode()).await?;
+        let mut buffer = BytesMut::new();
+        match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
+            Frame::Hello(answer) => {
+                check_identity(state, &answer)?;
+                if answer.member != peer.id {
+                    let text = format!("{} answers at the address of member {}", answer.member, peer.id);
+                    return Err(LinkError::Refusing(text));
+                }
+                Ok(())
+            }
+            Frame::Refused { reason } => Err(LinkError::Refused(reason)),
+            _ => Err(LinkError::Refusing("the peer answered a handshake with something else".to_owned())),
+        }
+    })
+    .await
+    .map_err(|error| explained(tls, error))?;
+    Ok(stream)
+}
+
+/// Writes frames until the connection breaks (`Some`) or the peer is dropped (`None`).
+async fn pump(mut stream: Stream<TcpStream>, frames: &mut mpsc::Receiver<Bytes>) -> Option<()> {
+    let mut taken = Vec::with_capacity(FRAMES_PER_WRITE_MAX);
+    let mut probe = [0u8; 1];
+    loop {
+        let count = tokio::select! {
+            count = frames.recv_many(&mut taken, FRAMES_PER_WRITE_MAX) => count,
+            // The peer never sends on this connection: anything that arrives is its end.
+            _ = stream.read(&mut probe) => return Some(()),
+        };
+        if count == 0 {
+            return None;
+        }
+        let written = match &taken[..] {
+            [one] => write(&mut stream, one).await,
+            many => write(&mut stream, &many.concat()).await,
+        };
+        taken.clear();
+        if written.is_err() {
+            return Some(());
+        }
+    }
+}

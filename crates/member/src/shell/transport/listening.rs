@@ -1,0 +1,272 @@
+//! The peer port: who may connect, and what arrives on connections that peers opened.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quorate_ids::Incarnation;
+use quorate_tls::{Acceptor, Stream};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::State;
+use super::dialling::REDIAL_PAUSE_MAX;
+use super::link::{HANDSHAKE_TIMEOUT, LinkError, in_time, read_frame, write};
+use super::questions;
+use crate::config::PeerTls;
+use crate::core::LogInput;
+use crate::frame::{Frame, Hello, PROTOCOL_VERSION};
+use crate::shell::peer_http::{self, HttpConnection};
+
+/// Connections that peers may have open to us at a time.
+const INCOMING_MAX: usize = 1024;
+/// How long a full log loop is waited for before a frame is taken from the wire again.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+
+pub(super) async fn accept(state: Arc<State>, bound: Bound) {
+    let Bound { listener, tls, .. } = bound;
+    let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            state.inbox.report(LogInput::Failed { reason: format!("the peer listener failed: {error}") });
+            return;
+        }
+    };
+    let slots = Arc::new(tokio::sync::Semaphore::new(INCOMING_MAX));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let (state, tls) = (state.clone(), tls.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = incoming(&state, stream, from, tls.as_deref()).await {
+                        let closed = matches!(&error, LinkError::Closed);
+                        if closed {
+                            tracing::debug!(%from, "a peer closed its connection");
+                        } else {
+                            tracing::warn!(%from, %error, "a peer connection ended");
+                        }
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: peers dial again.
+                tracing::warn!(%error, "a peer connection was not accepted");
+                tokio::time::sleep(REDIAL_PAUSE_MAX).await;
+            }
+        }
+    }
+}
+
+/// What a peer that connected speaks has to be what this port has; where it is not, both are told.
+async fn accepted(stream: TcpStream, tls: Option<&Acceptor>) -> Result<Stream<TcpStream>, LinkError> {
+    stream.set_nodelay(true)?;
+    let mut first = [0; 1];
+    let seen = in_time(async { Ok(stream.peek(&mut first).await?) }).await?;
+    if seen == 0 {
+        return Err(LinkError::Closed);
+    }
+    let refuse = |reason: &str| Err(LinkError::Refusing(reason.to_owned()));
+    match tls {
+        None if first[0] == quorate_tls::FIRST_BYTE => refuse(
+            "it speaks TLS, and this member's peer port is plain text: use https:// with peer-cert-file here, or \
+             http:// there",
+        ),
+        None => Ok(Stream::Plain(stream)),
+        Some(tls) if first[0] == quorate_tls::FIRST_BYTE => {
+            Ok(tls.accept(stream, HANDSHAKE_TIMEOUT).await?.into())
+        }
+        Some(_) => {
+            let reason = "this member's peer port has TLS: its peer URL starts with https://".to_owned();
+            let mut plain = Stream::Plain(stream);
+            let _ = in_time(async {
+                // Read, so that closing does not reset the connection before the answer has arrived.
+                let mut buffer = BytesMut::new();
+                if peer_http::is_spoken(&mut plain, &mut buffer).await? {
+                    return write(&mut plain, peer_http::NEEDS_TLS.as_bytes()).await;
+                }
+                read_frame(&mut plain, &mut buffer).await?;
+                write(&mut plain, &Frame::Refused { reason }.encode()).await
+            })
+            .await;
+            refuse("it speaks plain text, and this member's peer port has TLS (https://)")
+        }
+    }
+}
+
+/// What a connection begins with.
+enum First {
+    Hello(Hello),
+    JoinQuestion(Bytes),
+}
+
+async fn incoming(
+    state: &State,
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: Option<&Acceptor>,
+) -> Result<(), LinkError> {
+    let mut stream = accepted(stream, tls).await?;
+    let mut buffer = BytesMut::new();
+    if let Some(http) = &state.http
+        && in_time(peer_http::is_spoken(&mut stream, &mut buffer)).await?
+    {
+        (http.0)(HttpConnection { stream, first: buffer.freeze(), from }).await;
+        return Ok(());
+    }
+    let first = in_time(async {
+        match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
+            Frame::Hello(hello) => Ok(First::Hello(hello)),
+            Frame::JoinQuestion(question) => Ok(First::JoinQuestion(question)),
+            _ => Err(LinkError::Refusing("a connection that starts without a handshake".to_owned())),
+        }
+    })
+    .await?;
+    let hello = match first {
+        First::Hello(hello) => hello,
+        First::JoinQuestion(question) => return questions::answer(state, stream, &question).await,
+    };
+    if hello.cluster.0 == 0 {
+        return questions::tell_members(state, stream).await;
+    }
+    if let Err(error) = admit(state, &hello) {
+        let reason = match &error {
+            LinkError::Refusing(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        let _ = in_time(write(&mut stream, &Frame::Refused { reason }.encode())).await;
+        return Err(error);
+    }
+    let answer = Hello {
+        version: PROTOCOL_VERSION,
+        cluster: state.identity.cluster,
+        member: state.identity.member,
+        incarnation: state.identity.incarnation,
+        lane: hello.lane,
+        to: hello.member,
+    };
+    in_time(write(&mut stream, &Frame::Hello(answer).encode())).await?;
+    let from = hello.member;
+    state.is_back(from);
+    loop {
+        let frame = read_frame(&mut stream, &mut buffer).await?;
+        state.metrics.peer_received(from, frame.len());
+        // A member that was removed meanwhile has nothing more to say.
+        if state.lock_members().was_removed(from) {
+            return Err(LinkError::Refusing(format!("member {from} was removed from the cluster")));
+        }
+        let mut input = LogInput::Frame { from, frame };
+        while let Err(back) = state.inbox.offer(input) {
+            input = back;
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
+    }
+}
+
+pub(super) fn check_identity(state: &State, hello: &Hello) -> Result<(), LinkError> {
+    let refuse = |reason: String| Err(LinkError::Refusing(reason));
+    if hello.version != PROTOCOL_VERSION {
+        return refuse(format!(
+            "the peer speaks protocol version {}, this one {PROTOCOL_VERSION}",
+            hello.version
+        ));
+    }
+    if hello.cluster != state.identity.cluster {
+        return refuse(format!(
+            "cluster ID mismatch: member {} is of cluster {}, this is member {} of cluster {}",
+            hello.member, hello.cluster, state.identity.member, state.identity.cluster
+        ));
+    }
+    let of_list = state.lock_members().get(hello.member).map_or(Incarnation::ZERO, |peer| peer.incarnation);
+    let known_as_other = of_list != Incarnation::ZERO && of_list != hello.incarnation;
+    if known_as_other || !state.book.admit(hello.member, hello.incarnation)? {
+        return refuse(format!(
+            "member {} came back with an empty data folder and may have forgotten its votes: remove it from the \
+             cluster and add it again",
+            hello.member
+        ));
+    }
+    Ok(())
+}
+
+fn admit(state: &State, hello: &Hello) -> Result<(), LinkError> {
+    let refuse = |reason: String| Err(LinkError::Refusing(reason));
+    {
+        let members = state.lock_members();
+        if hello.cluster == state.identity.cluster {
+            if members.was_removed(hello.member) {
+                return refuse(format!("member {} was removed from the cluster", hello.member));
+            }
+            if members.get(hello.member).is_none() {
+                return refuse(format!("member {} is not known here (yet)", hello.member));
+            }
+        }
+    }
+    if hello.cluster == state.identity.cluster && hello.to != state.identity.member {
+        return refuse(format!("member {} is meant, this is member {}", hello.to, state.identity.member));
+    }
+    check_identity(state, hello)
+}
+
+/// A bound peer port.
+pub struct Bound {
+    listener: std::net::TcpListener,
+    pub addr: SocketAddr,
+    tls: Option<Arc<Acceptor>>,
+}
+
+impl Bound {
+    /// The same port once more: it stays open for as long as either lives.
+    pub fn again(&self) -> std::io::Result<Self> {
+        Ok(Self { listener: self.listener.try_clone()?, addr: self.addr, tls: self.tls.clone() })
+    }
+
+    /// The URL of the port.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.addr)
+    }
+}
+
+/// Binds the peer ports, those with TLS last; port 0 takes any free one.
+pub fn bind(plain: &[SocketAddr], tls: &PeerTls) -> std::io::Result<Vec<Bound>> {
+    let open = |address: &SocketAddr, tls: Option<Arc<Acceptor>>| {
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+            let addr = listener.local_addr()?;
+            Ok(Bound { listener, addr, tls })
+        });
+        bound.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("listening for peers on {address}: {error}"))
+        })
+    };
+    let mut bound = plain.iter().map(|address| open(address, None)).collect::<std::io::Result<Vec<_>>>()?;
+    for address in &tls.listen {
+        let Some(acceptor) = &tls.acceptor else {
+            let text = format!("listening for peers with TLS on {address} needs a certificate");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+        };
+        bound.push(open(address, Some(acceptor.clone()))?);
+    }
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_ids::MemberId;
+
+    use super::*;
+    use crate::frame::Lane;
+
+    #[test]
+    fn a_handshake_of_ours_does_not_look_like_tls() {
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: quorate_ids::ClusterId(u64::MAX),
+            member: MemberId(1),
+            incarnation: quorate_ids::Incarnation(2),
+            lane: Lane::Bulk,
+            to: MemberId(3),
+        };
+        assert_ne!(Frame::Hello(hello).encode()[0], quorate_tls::FIRST_BYTE);
+    }
+}

@@ -1,0 +1,214 @@
+//! Frames between members over TCP, with TLS where a peer URL starts with `https://`.
+//!
+//! Each member dials each peer once per lane and only sends on the connections that it dialled. Invariants:
+//!
+//! - Nothing of a connection is read before its handshake went through: same protocol, same cluster, a known member in
+//!   its first incarnation, meant for us. A refusal says why, in both logs. Only questions about joining are answered
+//!   to members of other clusters, and such a connection carries nothing else.
+//! - Queues are bounded; a frame that finds its queue full is dropped and the peer reported unreachable. Consensus
+//!   sends again.
+
+mod dialling;
+mod link;
+mod listening;
+mod questions;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_ids::MemberId;
+use quorate_tls::Connector;
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::dialling::keep_connected;
+use super::book::PeerBook;
+use super::inbox::Inbox;
+use super::peer_http::PeerHttp;
+use super::reachability::Reachability;
+use crate::core::LogInput;
+use crate::frame::Lane;
+use crate::handle::{Handle, Identity};
+use crate::joining::{Offer, Question, Reply};
+use crate::membership::{Member, MemberList};
+use crate::metrics::Metrics;
+
+pub use link::LinkError;
+pub use listening::{Bound, bind};
+pub use questions::{ask, ask_members};
+
+/// Frames that may wait for a peer, per lane.
+const FRAMES_QUEUED_MAX: usize = 4096;
+
+struct Queue {
+    urls: Vec<String>,
+    lanes: BTreeMap<Lane, mpsc::Sender<Bytes>>,
+    /// Counts how often the peer connected to us.
+    back: watch::Sender<u64>,
+}
+
+struct State {
+    identity: Identity,
+    book: PeerBook,
+    /// For the peers that have TLS.
+    tls: Option<Arc<Connector>>,
+    /// Serves connections that speak HTTP/1; without it they are refused.
+    http: Option<PeerHttp>,
+    inbox: Arc<Inbox<LogInput>>,
+    metrics: Arc<Metrics>,
+    members: Mutex<MemberList>,
+    queues: Mutex<BTreeMap<MemberId, Queue>>,
+    /// Once the member has one: for newcomers that ask to be admitted.
+    handle: OnceLock<Handle>,
+    /// Questions that the log loop has not answered yet.
+    asks: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    next_ask: AtomicU64,
+}
+
+impl State {
+    fn lock_members(&self) -> MutexGuard<'_, MemberList> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A peer connected to us: whoever waits to dial it again need not wait longer.
+    fn is_back(&self, peer: MemberId) {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queues.get(&peer) {
+            queue.back.send_modify(|times| *times += 1);
+        }
+    }
+}
+
+/// The peers of one member. Dropping it ends its thread and all connections.
+pub struct Transport {
+    state: Arc<State>,
+    runtime: runtime::Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Transport {
+    /// Starts the peer thread on listeners that are bound already.
+    pub fn start(
+        identity: Identity,
+        book: PeerBook,
+        listeners: Vec<Bound>,
+        tls: Option<Arc<Connector>>,
+        http: Option<PeerHttp>,
+        inbox: Arc<Inbox<LogInput>>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let state = Arc::new(State {
+            identity,
+            book,
+            tls,
+            http,
+            inbox,
+            metrics,
+            members: Mutex::new(MemberList::default()),
+            queues: Mutex::new(BTreeMap::new()),
+            handle: OnceLock::new(),
+            asks: Mutex::new(HashMap::new()),
+            next_ask: AtomicU64::new(1),
+        });
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let serving = state.clone();
+        let thread = std::thread::Builder::new().name("quorate-peers".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                for listener in listeners {
+                    tokio::spawn(listening::accept(serving.clone(), listener));
+                }
+                let _ = stopped.await;
+            });
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?;
+        Ok(Self { state, runtime: handle, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Lets newcomers ask this member to admit them.
+    pub fn serve_newcomers(&self, handle: Handle) {
+        // There is one handle, set once.
+        let _ = self.state.handle.set(handle);
+    }
+
+    /// Passes the log loop's answer on to whom it is for.
+    pub fn answer(&self, ask: u64, reply: Reply) {
+        let waiting = self.state.asks.lock().unwrap_or_else(PoisonError::into_inner).remove(&ask);
+        if let Some(answer) = waiting {
+            let _ = answer.send(reply);
+        }
+    }
+
+    /// Tells a newcomer that it is a member, at the first of `urls` where it answers; reports a refusal.
+    pub fn invite(&self, urls: Vec<String>, offer: Offer) {
+        let state = self.state.clone();
+        self.runtime.spawn(async move {
+            let member = offer.member;
+            let question = Question::Absorb(offer);
+            for url in urls {
+                match ask(&url, state.tls.as_deref(), &question).await {
+                    Ok(Reply::Refused(refusal)) => {
+                        tracing::warn!(%member, url, %refusal, "a newcomer refuses to join");
+                        state.inbox.report(LogInput::InvitationRefused { member });
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%member, url, %error, "a newcomer does not answer");
+                        continue;
+                    }
+                }
+                return;
+            }
+        });
+    }
+
+    /// Tells the transport who the members are now: new ones are dialled, others dropped.
+    pub fn set_members(&self, list: &MemberList) {
+        *self.state.lock_members() = list.clone();
+        let mut queues = self.state.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|id, queue| list.get(*id).is_some_and(|member| member.peer_urls == queue.urls));
+        for member in list.iter().filter(|member| member.id != self.state.identity.member) {
+            queues.entry(member.id).or_insert_with(|| self.dial(member));
+        }
+    }
+
+    fn dial(&self, member: &Member) -> Queue {
+        let news = Arc::new(Reachability::new(member.clone()));
+        let (back, seen_back) = watch::channel(0);
+        let lanes = Lane::ALL.into_iter().map(|lane| {
+            let (queue, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
+            let (state, news, back) = (self.state.clone(), news.clone(), seen_back.clone());
+            self.runtime.spawn(keep_connected(state, news, member.clone(), lane, frames, back));
+            (lane, queue)
+        });
+        Queue { urls: member.peer_urls.clone(), lanes: lanes.collect(), back }
+    }
+
+    /// Queues a frame; drops it where there is no room or no such peer.
+    pub fn send(&self, to: MemberId, lane: Lane, frame: Bytes) {
+        let queues = self.state.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(queue) = queues.get(&to).and_then(|queue| queue.lanes.get(&lane)) else { return };
+        let bytes = frame.len();
+        if queue.try_send(frame).is_ok() {
+            self.state.metrics.peer_sent(to, bytes);
+        } else {
+            drop(queues);
+            self.state.metrics.peer_send_failed(to);
+            self.state.inbox.report(LogInput::Unreachable { to });
+        }
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
