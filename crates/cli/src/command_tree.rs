@@ -151,6 +151,7 @@ fn server() -> Command {
     Command::new("server")
         .about("Run one member of a cluster; takes etcd's flags")
         .long_about(flags::INTRODUCTION)
+        .override_usage("quorate server [flags]")
         .disable_version_flag(true)
         .args(flags)
 }

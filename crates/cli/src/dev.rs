@@ -124,6 +124,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         level: options.level,
         format: Format::Console,
         outputs: vec!["stderr".to_owned()],
+        rotation: None,
     })?;
     let table: Vec<Ports> = (0..MEMBERS).filter_map(|number| ports(options.port_base, number)).collect();
     check_free(&table, options.port_base)?;

@@ -3,7 +3,6 @@
 //! This is the only place that installs a subscriber; libraries only emit events.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +18,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::log_file::{LogFile, Rotation};
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -33,6 +34,8 @@ pub struct Settings {
     pub format: Format,
     /// `default`, `stderr`, `stdout`, or the path of a file that is appended to.
     pub outputs: Vec<String>,
+    /// Of the one output that is a file.
+    pub rotation: Option<Rotation>,
 }
 
 /// An output that can't be opened.
@@ -46,7 +49,7 @@ pub enum LogError {
 
 /// Installs the process's log.
 pub fn install(settings: &Settings) -> Result<(), LogError> {
-    let outputs = Outputs::open(&settings.outputs)?;
+    let outputs = Outputs::open(&settings.outputs, settings.rotation)?;
     let layer = tracing_subscriber::fmt::layer().event_format(Lines(settings.format)).with_writer(outputs);
     // Libraries speak up from warnings on; their details are not ours to explain.
     let filter = Targets::new()
@@ -63,18 +66,18 @@ struct Outputs(Arc<Mutex<Vec<Output>>>);
 enum Output {
     Stderr,
     Stdout,
-    File(File),
+    File(LogFile),
 }
 
 impl Outputs {
-    fn open(names: &[String]) -> Result<Self, LogError> {
+    fn open(names: &[String], rotation: Option<Rotation>) -> Result<Self, LogError> {
         let mut outputs = Vec::new();
         for name in names {
             outputs.push(match name.as_str() {
                 "default" | "stderr" => Output::Stderr,
                 "stdout" => Output::Stdout,
                 path => {
-                    let file = OpenOptions::new().create(true).append(true).open(path);
+                    let file = LogFile::open(path.as_ref(), rotation);
                     Output::File(file.map_err(|source| LogError::Output { path: path.into(), source })?)
                 }
             });
@@ -90,7 +93,7 @@ impl Write for &Outputs {
             let _ = match output {
                 Output::Stderr => io::stderr().write_all(line),
                 Output::Stdout => io::stdout().write_all(line),
-                Output::File(file) => file.write_all(line),
+                Output::File(file) => file.write_line(line),
             };
         }
         Ok(line.len())
@@ -195,7 +198,7 @@ mod tests {
     fn logged(format: Format) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
-        let outputs = Outputs::open(&[path.display().to_string()]).expect("opens");
+        let outputs = Outputs::open(&[path.display().to_string()], None).expect("opens");
         let layer = tracing_subscriber::fmt::layer().event_format(Lines(format)).with_writer(outputs);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::warn!(target: "quorate_test", size_bytes = 7_u64, path = %"/a\"b", msg = "not the message", "all is {}", "well");
@@ -224,7 +227,8 @@ mod tests {
 
     #[test]
     fn an_output_that_cannot_be_opened_is_named() {
-        let error = Outputs::open(&["/no/such/folder/log".to_owned()]).err().expect("refused").to_string();
+        let error =
+            Outputs::open(&["/no/such/folder/log".to_owned()], None).err().expect("refused").to_string();
         assert!(error.starts_with("log-outputs: cannot open /no/such/folder/log: "), "{error}");
     }
 }

@@ -10,6 +10,7 @@ mod command_tree;
 mod ctl;
 mod dev;
 mod flags;
+mod log_file;
 mod logging;
 mod process;
 mod server;

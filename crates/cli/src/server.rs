@@ -9,6 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 use crate::flags::{self, Notice, Reading, Severity, Values};
+use crate::log_file::Rotation;
 use crate::logging::{self, Format};
 use crate::process::{self, StopSignals};
 use crate::version;
@@ -73,9 +74,15 @@ impl Settings {
                 text: format!("settings come from {file}; other flags and variables are ignored"),
             });
         }
+        if values.is_given("log-rotation-config-json") && !values.bool("enable-log-rotation") {
+            notices.push(Notice {
+                severity: Severity::Warning,
+                text: "--log-rotation-config-json has no effect without --enable-log-rotation".to_owned(),
+            });
+        }
         let config = config(&values)?;
         config.check()?;
-        Ok(Self { config, log: log_settings(&values), notices })
+        Ok(Self { config, log: log_settings(&values)?, notices })
     }
 }
 
@@ -177,7 +184,7 @@ fn tls(values: &Values, prefix: &str) -> anyhow::Result<TlsSettings> {
     })
 }
 
-fn log_settings(values: &Values) -> logging::Settings {
+fn log_settings(values: &Values) -> anyhow::Result<logging::Settings> {
     let level = match values.text("log-level").as_str() {
         "debug" => LevelFilter::DEBUG,
         "warn" => LevelFilter::WARN,
@@ -185,7 +192,12 @@ fn log_settings(values: &Values) -> logging::Settings {
         _ => LevelFilter::INFO,
     };
     let format = if values.text("log-format") == "console" { Format::Console } else { Format::Json };
-    logging::Settings { level, format, outputs: values.list("log-outputs") }
+    let outputs = values.list("log-outputs");
+    let rotation = match values.bool("enable-log-rotation") {
+        true => Some(Rotation::parse(&values.text("log-rotation-config-json"), &outputs)?),
+        false => None,
+    };
+    Ok(logging::Settings { level, format, outputs, rotation })
 }
 
 fn run(settings: Settings) -> anyhow::Result<ExitCode> {

@@ -12,8 +12,10 @@ use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
@@ -25,6 +27,8 @@ use crate::tls::ClientTls;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Without one for this long, the connection is given up.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that takes no more requests says within this time why.
+const END_TIMEOUT: Duration = Duration::from_millis(100);
 /// What may be under way to this client on one stream.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// No bound but the streams': a watch that nobody reads must not hold up what shares its connection.
@@ -34,9 +38,12 @@ const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransportError {
     /// It never reached the member's handlers.
-    #[error("the connection was closed before the request was sent: {0}")]
+    #[error("the connection was closed before the request was sent: {}", told(.0))]
     Unsent(#[source] hyper::Error),
-    #[error("the connection was lost: {0}")]
+    /// In TLS 1.3 a member judges our certificate only after the handshake is over on our side.
+    #[error("TLS: the member refuses our certificate: {0}")]
+    Untrusted(String),
+    #[error("the connection was lost: {}", told(.0))]
     Lost(#[source] hyper::Error),
 }
 
@@ -46,6 +53,15 @@ pub(crate) struct Connection {
     sender: SendRequest<Body>,
     pub origin: Uri,
     require_leader: bool,
+    /// Once it is over: why.
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// How a connection ended: an error's text, or nothing.
+#[derive(Clone, Debug)]
+struct Ended {
+    why: String,
+    untrusted: bool,
 }
 
 impl Connection {
@@ -60,6 +76,8 @@ impl Connection {
 
     async fn dial(endpoint: &Endpoint, tls: &ClientTls) -> Result<Self, Error> {
         let failed = |error: std::io::Error| unreachable_because(format!("cannot connect: {error}"));
+        // First, so that files that can't be used are told of before a member that can't be reached.
+        let config = if endpoint.tls { Some(Self::tls_config(tls).await?) } else { None };
         match &endpoint.address {
             Address::Local(dial) => {
                 let stream = (dial.0)().map_err(|error| match error.kind() {
@@ -70,27 +88,35 @@ impl Connection {
             }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(failed)?;
-                Self::secure(stream, endpoint, tls, "localhost").await
+                Self::secure(stream, endpoint, tls, config, "localhost").await
             }
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
-                Self::secure(stream, endpoint, tls, host).await
+                Self::secure(stream, endpoint, tls, config, host).await
             }
         }
     }
 
-    async fn secure<S>(stream: S, endpoint: &Endpoint, tls: &ClientTls, host: &str) -> Result<Self, Error>
+    async fn tls_config(tls: &ClientTls) -> Result<ClientConfig, Error> {
+        let reading = tls.clone();
+        tokio::task::spawn_blocking(move || reading.load())
+            .await
+            .map_err(|error| Error::config(format!("reading the TLS files: {error}")))?
+    }
+
+    /// With TLS where there is a `config` for it.
+    async fn secure<S>(
+        stream: S,
+        endpoint: &Endpoint,
+        tls: &ClientTls,
+        config: Option<ClientConfig>,
+        host: &str,
+    ) -> Result<Self, Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        if !endpoint.tls {
-            return Self::handshake(stream, endpoint).await;
-        }
-        let reading = tls.clone();
-        let config = tokio::task::spawn_blocking(move || reading.load())
-            .await
-            .map_err(|error| Error::config(format!("reading the TLS files: {error}")))??;
+        let Some(config) = config else { return Self::handshake(stream, endpoint).await };
         let name = tls.expected_name(host)?;
         let stream = TlsConnector::from(std::sync::Arc::new(config))
             .connect(name, stream)
@@ -114,12 +140,17 @@ impl Connection {
             .await
             .map_err(|error| unreachable_because(format!("HTTP/2: {error}")))?;
         let shown = endpoint.to_string();
+        let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
-            if let Err(error) = driver.await {
+            let outcome = driver.await;
+            if let Err(error) = &outcome {
                 tracing::debug!(endpoint = shown, %error, "connection ended");
             }
+            let ended = |error| Ended { why: told(&error), untrusted: untrusted(&error) };
+            let nothing = Ended { why: String::new(), untrusted: false };
+            tell.send_replace(Some(outcome.err().map_or(nothing, ended)));
         });
-        Ok(Self { sender, origin: endpoint.origin.clone(), require_leader: false })
+        Ok(Self { sender, origin: endpoint.origin.clone(), require_leader: false, ended })
     }
 
     /// Whether it can still take requests.
@@ -153,18 +184,68 @@ impl tower::Service<Request<Body>> for Connection {
             request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
         }
         let sending = self.sender.try_send_request(request);
+        let ended = self.ended.clone();
         Box::pin(async move {
-            sending.await.map_err(|mut failed| {
-                let unsent = failed.take_message().is_some();
-                let error = failed.into_error();
-                if unsent || refused(&error) {
-                    TransportError::Unsent(error)
-                } else {
-                    TransportError::Lost(error)
-                }
-            })
+            let mut failed = match sending.await {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            let unsent = failed.take_message().is_some();
+            let error = failed.into_error();
+            if untrusted(&error) {
+                return Err(TransportError::Untrusted(told(&error)));
+            }
+            if !unsent && !refused(&error) {
+                return Err(TransportError::Lost(error));
+            }
+            // A connection that is over knows why, and the request does not.
+            if error.is_canceled()
+                && let Some(Ended { why, untrusted: true }) = end_of(ended).await
+            {
+                return Err(TransportError::Untrusted(why));
+            }
+            Err(TransportError::Unsent(error))
         })
     }
+}
+
+/// How a connection ended that is ending now.
+async fn end_of(mut ended: watch::Receiver<Option<Ended>>) -> Option<Ended> {
+    let end = tokio::time::timeout(END_TIMEOUT, ended.wait_for(Option::is_some)).await;
+    end.ok()?.ok()?.clone()
+}
+
+/// An error and what is behind it.
+fn told(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            text = format!("{text}: {why}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The member ended the handshake because of our certificate: no request of this connection was looked at. HTTP/2 hands
+/// on no more than the text of TLS's error.
+fn untrusted(error: &hyper::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    const ALERTS: [Alert; 9] = [
+        Alert::CertificateRequired,
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::UnknownCA,
+        Alert::AccessDenied,
+        Alert::DecryptError,
+    ];
+    let why = told(error);
+    ALERTS.iter().any(|alert| why.ends_with(&rustls::Error::AlertReceived(*alert).to_string()))
 }
 
 /// The member's HTTP/2 said that it did not begin with the request.

@@ -218,7 +218,7 @@ impl Error {
     pub(crate) fn from_status(status: Status) -> Self {
         let transport = transport_error(&status);
         let kind = match transport {
-            Some(TransportError::Unsent(_)) => ErrorKind::Unreachable,
+            Some(TransportError::Unsent(_) | TransportError::Untrusted(_)) => ErrorKind::Unreachable,
             Some(TransportError::Lost(_)) => ErrorKind::ConnectionLost,
             None if std::error::Error::source(&status).is_some() => ErrorKind::ConnectionLost,
             None => kind_of(status.code(), status.message()),

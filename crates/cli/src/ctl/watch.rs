@@ -55,9 +55,12 @@ impl Watch {
                 _ if response.is_progress() => {
                     out.line(format!("progress notify: {}", response.revision))?;
                 }
-                _ => response.events.iter().try_for_each(|event| print(event, out))?,
+                _ => {}
             }
             for event in &response.events {
+                if out.output() != Output::Json {
+                    print(event, out)?;
+                }
                 self.execute(event, response.revision).await?;
             }
         }

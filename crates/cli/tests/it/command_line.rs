@@ -74,6 +74,15 @@ fn settings_that_cannot_work_are_refused_before_anything_is_opened() {
         (&["--election-timeout=499"], "should be at least five times"),
         (&["--election-timeout=50001"], "is too long"),
         (&["--max-request-bytes=0"], "max-request-bytes: must be from 1 to"),
+        (&["--enable-log-rotation"], "log-outputs has to be the path of one file"),
+        (
+            &[
+                "--enable-log-rotation",
+                "--log-outputs=q.log",
+                "--log-rotation-config-json={\"compress\":true}",
+            ],
+            "\"compress\" is not supported yet",
+        ),
         (&["--config-file=/no/such/file"], "cannot read the configuration file /no/such/file"),
     ] {
         let (_guard, folder) = scratch();

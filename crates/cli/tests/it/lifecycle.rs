@@ -93,6 +93,30 @@ fn dev_prints_its_endpoints_and_finds_its_data_again() {
     assert_eq!(second.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
 }
 
+#[test]
+fn the_log_goes_to_a_file_that_is_rotated() {
+    let (_guard, folder) = scratch();
+    let log = folder.join("member.log");
+    let log_outputs = format!("--log-outputs={}", log.display());
+    let rotation = r#"--log-rotation-config-json={"maxsize": 1, "maxbackups": 2}"#;
+    let flags = [&log_outputs, "--enable-log-rotation", rotation];
+    // One line less than a megabyte is there already.
+    std::fs::write(&log, vec![b'x'; 1 << 20]).expect("written");
+    let mut cluster = Cluster::plan(binary(), &folder, 1, &flags).expect("a plan");
+    cluster.members[0].start().expect("started");
+    cluster.members[0].wait_healthy().expect("it serves");
+    let names = |folder: &std::path::Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect()
+    };
+    let old: Vec<String> = names(&folder).into_iter().filter(|name| name.starts_with("member-2")).collect();
+    assert_eq!(old.len(), 1, "{old:?}");
+    assert_eq!(std::fs::metadata(folder.join(&old[0])).expect("there").len(), 1 << 20);
+    let text = std::fs::read_to_string(&log).expect("readable");
+    assert!(text.contains("\"member started\"") && !text.contains("xxxx"), "{text}");
+    cluster.terminate().expect("it stops");
+}
+
 /// How far the log has come: it grows over restarts, and starts anew only in a new cluster.
 fn cluster_of(base: u16) -> String {
     let (_, page) = http_get(&format!("127.0.0.1:{base}"), "/metrics").expect("metrics");

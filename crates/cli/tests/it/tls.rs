@@ -14,13 +14,13 @@ use super::{binary, quorate, scratch};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A CA that signs certificates for 127.0.0.1 into a folder.
-struct Ca {
+pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    file: PathBuf,
+    pub file: PathBuf,
 }
 
 impl Ca {
-    fn new(folder: &Path, name: &str) -> Self {
+    pub fn new(folder: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -31,7 +31,7 @@ impl Ca {
     }
 
     /// Signs `<name>.pem` and `<name>-key.pem`.
-    fn sign(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    pub fn sign(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
@@ -229,5 +229,55 @@ fn settings_that_cannot_work_end_the_start_and_are_named() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
+fn ctl_shows_its_certificate_and_checks_the_members() {
+    let (_guard, folder) = scratch();
+    let ca = Ca::new(&folder, "ca");
+    let server = ca.sign(&folder, "server");
+    let (cert, key) = ca.sign(&folder, "client");
+    let stranger = Ca::new(&folder, "other-ca");
+    let mut cluster = Cluster::plan(binary(), &folder, 1, &[]).expect("a plan");
+    let mut flags = https(&cluster, 0);
+    flags.extend(demanding("", &ca, &server));
+    flags.extend(demanding("peer-", &ca, &server));
+    start(&mut cluster.members[0], &flags);
+    cluster.members[0].wait_ready().expect("ready");
+    let endpoint = format!("https://{}", cluster.members[0].client);
+    let text = |path: &Path| path.display().to_string();
+    let ctl = |ca: &Path, more: &[&str]| {
+        let mut arguments = vec!["ctl", "put", "k", "v", "--command-timeout=2s", "--endpoints", &endpoint];
+        let ca = format!("--cacert={}", text(ca));
+        arguments.push(&ca);
+        arguments.extend(more);
+        quorate(&arguments, &[])
+    };
+    let certificate = [format!("--cert={}", text(&cert)), format!("--key={}", text(&key))];
+    let certificate = certificate.each_ref().map(String::as_str);
+    let good = ctl(&ca.file, &certificate);
+    assert_eq!(String::from_utf8_lossy(&good.stdout), "OK\n", "{good:?}");
+    let variables = [
+        ("ETCDCTL_ENDPOINTS", endpoint.clone()),
+        ("ETCDCTL_CACERT", text(&ca.file)),
+        ("ETCDCTL_CERT", text(&cert)),
+        ("ETCDCTL_KEY", text(&key)),
+    ];
+    let variables = variables.each_ref().map(|(name, text)| (*name, text.as_str()));
+    assert_eq!(quorate(&["ctl", "get", "k"], &variables).stdout, b"k\nv\n");
+    let info = quorate(&["cluster", "info"], &variables);
+    assert!(String::from_utf8_lossy(&info.stdout).contains("serving"), "{info:?}");
+    for (ca, certificate, why) in [
+        (
+            &ca.file,
+            &[][..],
+            "the member refuses our certificate: connection error: received fatal alert: CertificateRequired",
+        ),
+        (&stranger.file, &certificate[..], "TLS: invalid peer certificate: UnknownIssuer"),
+    ] {
+        let bad = ctl(ca, certificate);
+        assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+        assert!(String::from_utf8_lossy(&bad.stderr).contains(why), "{bad:?}");
     }
 }

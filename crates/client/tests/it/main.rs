@@ -1,6 +1,9 @@
 //! The client against a member in this process, or against the cluster that `QUORATE_TEST_ENDPOINTS` names (endpoints
 //! separated by commas): Quorate and etcd must both pass.
 
+mod members;
+mod tls;
+
 use quorate::{Config, Server};
 use quorate_client::{
     Client, Compare, ErrorKind, EventKind, Is, Keys, Op, OpResponse, PutOptions, RangeOptions, Txn,
@@ -104,6 +107,41 @@ async fn a_lock_is_handed_on_with_a_greater_revision() {
     let second = waiting.await.expect("no panic").expect("its turn");
     assert!(second.revision() > revision);
     second.unlock().await.expect("unlock");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_leads_and_who_observes_is_told_of_all() {
+    let (client, name, _server) = cluster("election").await;
+    assert!(client.election_leader(&name).await.expect("an answer").is_none());
+    let mut leaders = client.observe_election(&name);
+    let observing = tokio::spawn(async move {
+        let told = leaders.next().await.expect("a leader").value;
+        (leaders, told)
+    });
+    let first = client.campaign(&name, "first", 30).await.expect("elected");
+    let revision = first.revision();
+    let leader = client.election_leader(&name).await.expect("an answer").expect("a leader");
+    assert_eq!((&leader.key[..], &leader.value[..]), (first.key(), &b"first"[..]));
+    let waiting = tokio::spawn({
+        let (client, name) = (client.clone(), name.clone());
+        async move { client.campaign(&name, "second", 30).await }
+    });
+    let candidates = Keys::prefix(format!("{name}/"));
+    while client.range(candidates.clone(), RangeOptions::new().count_only()).await.expect("range").count < 2 {
+    }
+    let (mut leaders, told) = observing.await.expect("no panic");
+    assert_eq!(told, "first");
+    for value in ["first, still", "first, again"] {
+        first.proclaim(value).await.expect("leading");
+        assert_eq!(leaders.next().await.expect("a leader").value, value);
+    }
+    first.resign().await.expect("resigned");
+    let second = waiting.await.expect("no panic").expect("its turn");
+    assert!(second.revision() > revision);
+    assert_eq!(leaders.next().await.expect("a leader").value, "second");
+    second.proclaim("second, still").await.expect("leading");
+    assert_eq!(leaders.next().await.expect("a leader").value, "second, still");
+    second.resign().await.expect("resigned");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
