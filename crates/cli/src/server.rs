@@ -111,6 +111,7 @@ fn config(values: &Values) -> anyhow::Result<Config> {
             &values.text("auto-compaction-retention"),
         )?)
         .metrics_extensive(values.text("metrics") == "extensive")
+        .enable_v2(values.bool("enable-v2"))
         .client_limits(client_limits(values))
         .client_tls(tls(values, "")?)
         .peer_tls(tls(values, "peer-")?)

@@ -90,6 +90,7 @@ pub struct Config {
     quota_bytes: Option<u64>,
     auto_compaction: AutoCompaction,
     metrics_extensive: bool,
+    enable_v2: bool,
     clients: ClientLimits,
     client_tls: TlsSettings,
     peer_tls: TlsSettings,
@@ -183,6 +184,7 @@ impl Config {
             quota_bytes: Some(QUOTA_BYTES_DEFAULT),
             auto_compaction: AutoCompaction::Off,
             metrics_extensive: false,
+            enable_v2: false,
             clients: ClientLimits::default(),
             client_tls: TlsSettings::default(),
             peer_tls: TlsSettings::default(),
@@ -340,6 +342,13 @@ impl Config {
         self
     }
 
+    /// Whether the client ports speak etcd's v2 API, too, as 2.x does.
+    #[must_use]
+    pub fn enable_v2(mut self, on: bool) -> Self {
+        self.enable_v2 = on;
+        self
+    }
+
     /// How clients are dealt with.
     #[must_use]
     pub fn client_limits(mut self, limits: ClientLimits) -> Self {
@@ -427,6 +436,7 @@ impl Config {
             quota_bytes: self.quota_bytes,
             auto_compaction: self.auto_compaction,
             metrics_extensive: self.metrics_extensive,
+            enable_v2: self.enable_v2,
             clients: self.clients.clone(),
             give_up_data: self.give_up_data,
         })
@@ -531,6 +541,7 @@ pub struct Plan {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) auto_compaction: AutoCompaction,
     pub(crate) metrics_extensive: bool,
+    pub(crate) enable_v2: bool,
     pub(crate) clients: ClientLimits,
     pub(crate) give_up_data: bool,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::Client;
+use quorate_faces::etcd2::{self, Dialect, Etcd2};
 use quorate_faces::etcd3::{self, Etcd3};
 use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
 use quorate_ids::{ClusterId, MemberId};
@@ -242,5 +243,15 @@ fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         metrics_extensive: plan.metrics_extensive,
         ..etcd3::Config::default()
     };
-    vec![Arc::new(Etcd3::new(handle.clone(), config))]
+    let etcd3: Arc<dyn Face> = Arc::new(Etcd3::new(handle.clone(), config));
+    if !plan.enable_v2 {
+        return vec![etcd3];
+    }
+    let config = etcd2::Config {
+        initial_cluster_token: plan.initial_cluster_token.clone(),
+        request_bytes_max: plan.request_bytes_max,
+        ..etcd2::Config::new(Dialect::V2, plan.name.clone())
+    };
+    // It takes its own paths alone; the other takes the rest.
+    vec![Arc::new(Etcd2::new(handle.clone(), config)), etcd3]
 }

@@ -3,9 +3,10 @@
 //! Invariants: what is in the body comes first, so that it wins over the query; of several values of one name the first
 //! counts; nothing of a form that can't be read is used.
 
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode, request};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 
 use super::errors::{Error, INVALID_FORM};
 
@@ -76,7 +77,7 @@ pub async fn of<B>(head: &request::Parts, body: B, bytes_max: usize) -> Result<F
 where
     B: http_body::Body + Send,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: std::fmt::Display,
 {
     let mut form = Form::default();
     if head.method == Method::PUT || head.method == Method::POST {
@@ -97,21 +98,39 @@ where
     Ok(form)
 }
 
+/// Bytes beyond the bound that are still taken, and thrown away: a client that is cut off while it sends may never read
+/// why.
+const DISCARDED_BYTES_MAX: usize = 32 << 20;
+
 /// The whole body, if it has at most `bytes_max` bytes.
-pub async fn whole<B>(body: B, bytes_max: usize) -> Result<bytes::Bytes, Error>
+pub async fn whole<B>(body: B, bytes_max: usize) -> Result<Bytes, Error>
 where
     B: http_body::Body + Send,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: std::fmt::Display,
 {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let cause = format!("the body has more than {bytes_max} bytes");
-            Err(Error::new(INVALID_FORM, cause).with_status(StatusCode::PAYLOAD_TOO_LARGE))
+    let mut body = std::pin::pin!(body);
+    let (mut collected, mut len) = (BytesMut::new(), 0usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Error::new(INVALID_FORM, format!("the body did not come whole: {error}")))?;
+        // Trailers have no meaning here.
+        let Ok(data) = frame.into_data() else { continue };
+        len = len.saturating_add(data.remaining());
+        if len <= bytes_max {
+            collected.put(data);
+        } else {
+            collected = BytesMut::new();
         }
-        Err(error) => Err(Error::new(INVALID_FORM, format!("the body did not come whole: {error}"))),
+        if len > bytes_max.saturating_add(DISCARDED_BYTES_MAX) {
+            break;
+        }
     }
+    if len > bytes_max {
+        let cause = format!("the body has more than {bytes_max} bytes");
+        return Err(Error::new(INVALID_FORM, cause).with_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    Ok(collected.freeze())
 }
 
 #[cfg(test)]
@@ -152,7 +171,7 @@ mod tests {
     }
 
     async fn read(head: &request::Parts, body: &'static str) -> Result<Form, Error> {
-        of(head, http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())), 64).await
+        of(head, http_body_util::Full::new(Bytes::from_static(body.as_bytes())), 64).await
     }
 
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=utf-8");

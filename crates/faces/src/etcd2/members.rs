@@ -9,7 +9,8 @@ use quorate_ids::MemberId;
 use quorate_member::membership::member_id;
 use quorate_member::{Member, MembershipRefusal, MembershipRequest, RequestError};
 
-use super::{JSON, Thread, form, json, not_allowed, reply, said, set};
+use super::routes::{not_allowed, said};
+use super::{JSON, Thread, form, json, reply, set};
 use crate::listener::Body;
 
 /// A request that changes members is at most this long.

@@ -6,24 +6,36 @@
 
 mod cluster;
 mod cors;
-pub mod errors;
-pub mod form;
+mod errors;
+mod first_version;
+mod form;
 mod go_time;
-pub mod json;
+mod json;
+mod keys;
+mod locks;
 mod members;
-pub mod params;
+mod params;
+mod routes;
+mod speed;
+mod standby;
 mod stats;
+mod watch;
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
-use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use quorate_member::Handle;
+use quorate_member::{Handle, RequestError, Visible};
+use quorate_models::{ModelId, tree};
+use tokio::sync::Semaphore;
 
 use self::errors::Error;
 use crate::listener::{Answering, Body, Face, ThreadFace};
+
+pub use standby::Standby;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -55,6 +67,8 @@ pub struct Config {
     pub initial_cluster_token: String,
     /// A request is at most this long once it is a command.
     pub request_bytes_max: usize,
+    /// How long a client may take to send a request.
+    pub request_timeout: Duration,
 }
 
 impl Config {
@@ -72,9 +86,15 @@ impl Config {
             history_events: None,
             initial_cluster_token: "etcd-cluster".to_owned(),
             request_bytes_max: 1536 * 1024,
+            request_timeout: Duration::from_secs(300),
         }
     }
 }
+
+/// Large answers that are put together at a time, those of all clients together.
+const LARGE_READS_MAX: usize = 8;
+/// Between two tries to set what the whole cluster shares.
+const SETTING_RETRY: Duration = Duration::from_millis(500);
 
 /// The face. Register it with [`crate::listener::serve`]; in 2.x's dialect, before the face that has the other paths.
 pub struct Etcd2 {
@@ -87,14 +107,63 @@ struct Shared {
     cors: cors::Cors,
     started: SystemTime,
     leadership: cluster::Leadership,
+    large_reads: Arc<Semaphore>,
+    reads: AtomicU64,
+    failed_reads: AtomicU64,
+    /// The watchers of each net thread.
+    watchers: Mutex<Vec<Weak<watch::Watchers>>>,
+    /// The tasks that one face has once are running.
+    tasks_started: AtomicBool,
+}
+
+impl Shared {
+    fn count_read(&self, found: bool) {
+        let counter = if found { &self.reads } else { &self.failed_reads };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many watch now.
+    fn watching(&self) -> usize {
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.iter().filter_map(Weak::upgrade).map(|watchers| watchers.len()).sum()
+    }
+
+    /// Sees to it that history keeps as many events as it was asked for.
+    async fn keep_history(self: Arc<Self>, events: u64) {
+        while tree::history_window(&self.handle.store().read()) != events {
+            let command = tree::encode(&tree::Command::SetHistoryWindow { events });
+            match self.handle.propose(ModelId::TREE, command).await {
+                Ok(applied) => {
+                    if let quorate_member::ModelReply::Tree(tree::Reply::Refused { error, .. }) =
+                        applied.reply
+                    {
+                        tracing::error!(events, %error, "history keeps as many events as before");
+                        return;
+                    }
+                }
+                Err(RequestError::Stopped { .. }) => return,
+                // No leader yet; the same again changes nothing.
+                Err(_) => tokio::time::sleep(SETTING_RETRY).await,
+            }
+        }
+    }
 }
 
 impl Etcd2 {
     #[must_use]
     pub fn new(handle: Handle, config: Config) -> Self {
-        let cors = cors::Cors::new(config.dialect, &config.cors_origins);
-        let leadership = cluster::Leadership::default();
-        let shared = Shared { handle, config, cors, started: SystemTime::now(), leadership };
+        let shared = Shared {
+            cors: cors::Cors::new(config.dialect, &config.cors_origins),
+            handle,
+            config,
+            started: SystemTime::now(),
+            leadership: cluster::Leadership::default(),
+            large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            reads: AtomicU64::new(0),
+            failed_reads: AtomicU64::new(0),
+            watchers: Mutex::default(),
+            tasks_started: AtomicBool::new(false),
+        };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -102,13 +171,24 @@ impl Etcd2 {
 impl Face for Etcd2 {
     fn on_thread(&self) -> Arc<dyn ThreadFace> {
         let shared = Arc::clone(&self.shared);
-        Arc::new(OnThread(Arc::new(Thread { shared })))
+        if !shared.tasks_started.swap(true, Ordering::Relaxed)
+            && let Some(events) = shared.config.history_events
+        {
+            tokio::spawn(Arc::clone(&shared).keep_history(events));
+        }
+        let watchers = Arc::new(watch::Watchers::default());
+        shared.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watchers));
+        tokio::spawn(Arc::clone(&watchers).run(shared.handle.clone(), shared.handle.visible()));
+        let visible = shared.handle.visible();
+        Arc::new(OnThread(Arc::new(Thread { shared, visible, watchers })))
     }
 }
 
 /// What one net thread has.
 struct Thread {
     shared: Arc<Shared>,
+    visible: tokio::sync::watch::Receiver<Visible>,
+    watchers: Arc<watch::Watchers>,
 }
 
 struct OnThread(Arc<Thread>);
@@ -145,14 +225,6 @@ fn not_found() -> Response<Body> {
     reply(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
 }
 
-/// A failure in the form that 2.x has beside the keys.
-fn said(status: StatusCode, message: &str) -> Response<Body> {
-    let mut body = String::from("{\"message\":");
-    json::string(&mut body, message.as_bytes());
-    body.push('}');
-    reply(status, JSON, body)
-}
-
 fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
@@ -180,77 +252,13 @@ impl Thread {
             Response::new(Body::empty())
         } else {
             let dialect = self.dialect();
-            self.route(&head, body).await.unwrap_or_else(|error| error.response(dialect))
+            let answer = match dialect {
+                Dialect::V04 => self.route_04(&head, body).await,
+                Dialect::V2 => self.route_2(&head, body).await,
+            };
+            answer.unwrap_or_else(|error| error.response(dialect))
         };
-        if let Some(allowed) = allowed {
-            response.headers_mut().extend(allowed);
-        }
+        response.headers_mut().extend(allowed.unwrap_or_default());
         response
     }
-
-    async fn route(self: &Arc<Self>, head: &request::Parts, body: Incoming) -> Answer {
-        match self.dialect() {
-            Dialect::V04 => self.route_04(head).await,
-            Dialect::V2 => self.route_2(head, body).await,
-        }
-    }
-
-    async fn route_04(&self, head: &request::Parts) -> Answer {
-        if !is_read(&head.method) {
-            return Ok(not_found());
-        }
-        match head.uri.path() {
-            "/version" => Ok(text(VERSION_04)),
-            "/v1/leader" | "/v2/leader" => self.leader_text(),
-            "/v1/machines" | "/v1/peers" | "/v2/machines" | "/v2/peers" => Ok(self.machines_text()),
-            "/v1/stats/self" | "/v2/stats/self" => Ok(self.self_stats()),
-            "/v1/stats/leader" | "/v2/stats/leader" => self.leader_stats(head),
-            _ => Ok(not_found()),
-        }
-    }
-
-    async fn route_2(&self, head: &request::Parts, body: Incoming) -> Answer {
-        let path = head.uri.path();
-        let get = head.method == Method::GET;
-        match path {
-            "/v2/machines" if is_read(&head.method) => Ok(self.machines_text()),
-            "/v2/machines" => Ok(not_allowed("GET,HEAD")),
-            "/v2/stats/self" if get => Ok(self.self_stats()),
-            "/v2/stats/leader" if get => self.leader_stats(head),
-            "/v2/stats/self" | "/v2/stats/leader" => Ok(not_allowed("GET")),
-            _ if path == "/v2/members" || path.starts_with("/v2/members/") => {
-                Ok(self.members(head, body).await)
-            }
-            _ if path.starts_with("/v2/auth/") => Ok(auth(head)),
-            _ => Ok(not_found()),
-        }
-    }
-
-    /// Sends a client to another machine with the same request.
-    fn redirect(to: &str, head: &request::Parts) -> Response<Body> {
-        let asked = head.uri.path_and_query().map_or("/", |asked| asked.as_str());
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-        if let Ok(location) = HeaderValue::from_str(&format!("{}{asked}", to.trim_end_matches('/'))) {
-            response.headers_mut().insert(LOCATION, location);
-        }
-        response
-    }
-}
-
-fn not_allowed(methods: &'static str) -> Response<Body> {
-    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
-    response
-}
-
-/// There are no users of the v2 API: it says that authentication is off, and refuses everything else.
-fn auth(head: &request::Parts) -> Response<Body> {
-    if head.uri.path() == "/v2/auth/enable" && head.method == Method::GET {
-        return reply(StatusCode::OK, JSON, "{\"enabled\":false}\n");
-    }
-    said(
-        StatusCode::NOT_IMPLEMENTED,
-        "auth: users, roles and authentication of the v2 API are not supported; it is open to every client",
-    )
 }

@@ -4,7 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Response, StatusCode, request};
 
-use super::{Answer, Dialect, JSON, TEXT, Thread, go_time, json, reply, said};
+use quorate_models::tree;
+
+use super::errors::RAFT_INTERNAL;
+use super::routes::said;
+use super::{Answer, Dialect, JSON, TEXT, Thread, go_time, json, reply};
 use crate::listener::Body;
 
 pub(super) fn unix_nanos(time: SystemTime) -> u64 {
@@ -25,7 +29,7 @@ impl Thread {
         }
     }
 
-    pub(super) fn self_stats(&self) -> Response<Body> {
+    pub(super) async fn self_stats(&self) -> Response<Body> {
         let status = self.handle().status();
         let started = go_time::rfc3339_nano(unix_nanos(self.shared.started));
         let name = quoted(&self.shared.config.name);
@@ -42,7 +46,7 @@ impl Thread {
         let body = match self.dialect() {
             Dialect::V04 => {
                 let state = if status.is_leader { "leader" } else { "follower" };
-                let leader = quoted(&self.leader().map_or(String::new(), |leader| leader.name));
+                let leader = quoted(&self.leader().await.unwrap_or_default().name);
                 format!(
                     "{{\"name\":{name},\"state\":\"{state}\",\"startTime\":\"{started}\",\"leaderInfo\":\
                      {{\"leader\":{leader},\"uptime\":{uptime}}},{counts}}}"
@@ -62,11 +66,14 @@ impl Thread {
         reply(StatusCode::OK, self.stats_kind(), body)
     }
 
-    pub(super) fn leader_stats(&self, head: &request::Parts) -> Answer {
+    pub(super) async fn leader_stats(&self, head: &request::Parts) -> Answer {
         let status = self.handle().status();
         if !status.is_leader {
             return match self.dialect() {
-                Dialect::V04 => Ok(Self::redirect(&self.leader_client_url()?, head)),
+                Dialect::V04 => {
+                    let url = self.leader_client_url(RAFT_INTERNAL).await;
+                    Ok(Self::redirect(&url.map_err(|error| error.at(self.index()))?, head))
+                }
                 Dialect::V2 => Ok(said(StatusCode::FORBIDDEN, "not current leader")),
             };
         }
@@ -89,5 +96,31 @@ impl Thread {
         let own = name(own, &self.shared.config.name);
         let body = format!("{{\"leader\":{own},\"followers\":{{{followers}}}}}");
         Ok(reply(StatusCode::OK, self.stats_kind(), body))
+    }
+
+    pub(super) fn store_stats(&self) -> Response<Body> {
+        let counted = tree::statistics(&self.handle().store().read());
+        let read =
+            |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        let fields = [
+            ("getsSuccess", read(&self.shared.reads)),
+            ("getsFail", read(&self.shared.failed_reads)),
+            ("setsSuccess", counted.set_success),
+            ("setsFail", counted.set_fail),
+            ("deleteSuccess", counted.delete_success),
+            ("deleteFail", counted.delete_fail),
+            ("updateSuccess", counted.update_success),
+            ("updateFail", counted.update_fail),
+            ("createSuccess", counted.create_success),
+            ("createFail", counted.create_fail),
+            ("compareAndSwapSuccess", counted.compare_and_swap_success),
+            ("compareAndSwapFail", counted.compare_and_swap_fail),
+            ("compareAndDeleteSuccess", counted.compare_and_delete_success),
+            ("compareAndDeleteFail", counted.compare_and_delete_fail),
+            ("expireCount", counted.expire_count),
+            ("watchers", self.shared.watching() as u64),
+        ];
+        let fields: Vec<String> = fields.iter().map(|(name, count)| format!("\"{name}\":{count}")).collect();
+        reply(StatusCode::OK, self.stats_kind(), format!("{{{}}}", fields.join(",")))
     }
 }

@@ -30,7 +30,7 @@ pub use path::{DEPTH_MAX, PATH_BYTES_MAX, Path, PathError};
 pub use query::{Get, GetReply, get, load_event, load_value};
 pub use reply::{Action, CompareFailure, Event, Node, Reply, Statistics, TreeError, Value};
 pub use rows::{HISTORY_EVENTS_DEFAULT, current_index, history_window, statistics};
-pub use watch::{FEED_EVENTS_MAX_DEFAULT, Feed, TooOld, Watch, WatchId, WatchSet};
+pub use watch::{FEED_EVENTS_MAX_DEFAULT, Feed, FeedEvent, TooOld, Watch, WatchId, WatchSet};
 
 use crate::tables::{TREE, TREE_DEADLINES, TREE_DIRS, TREE_EVENTS, TREE_META, TREE_ORPHANS, TREE_VALUES};
 

@@ -2,7 +2,7 @@
 
 use crate::flags::Group::Legacy;
 use crate::flags::Kind::{Bool, Choice, Duration, Int, Text, Uint};
-use crate::flags::Status::{Ignored, NotYet, Renamed};
+use crate::flags::Status::{Ignored, NotYet, Renamed, Supported};
 use crate::flags::{Flag, Kind, Status};
 
 const fn f(
@@ -28,6 +28,13 @@ const fn gone(name: &'static str) -> Flag {
 pub(super) const FLAGS: &[Flag] = &[
     f("discovery", Text, "", NotYet, "URL of a version 2 discovery service."),
     f("discovery-proxy", Text, "", NotYet, "HTTP proxy for the version 2 discovery service."),
+    f(
+        "enable-v2",
+        Bool,
+        "false",
+        Supported,
+        "Speak version 2 of the interface, too, on the client ports: /v2, with a tree of its own.",
+    ),
     f("max-snapshots", Uint, "5", Ignored("checkpoints replace each other"), "Snapshot files to keep."),
     f(
         "v2-deprecation",
