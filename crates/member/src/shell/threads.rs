@@ -410,11 +410,15 @@ pub fn run_checkpoints(
     }
 }
 
-/// Lets every other thread go first.
+/// Lets every other thread of this process go first: relative to them, whatever priority the process was given.
 fn step_back() {
-    const NICENESS: libc::c_int = 10;
-    // SAFETY: on Linux `who` 0 means the calling thread; the call touches no memory of ours.
-    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    const NICER_BY: libc::c_int = 10;
+    const NICENESS_MAX: libc::c_int = 19;
+    // SAFETY: on Linux `who` 0 means the calling thread; neither call touches memory of ours.
+    let failed = unsafe {
+        let own = libc::getpriority(libc::PRIO_PROCESS, 0);
+        libc::setpriority(libc::PRIO_PROCESS, 0, (own + NICER_BY).min(NICENESS_MAX))
+    };
     if failed != 0 {
         tracing::debug!("background threads run at normal priority");
     }

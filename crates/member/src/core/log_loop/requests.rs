@@ -166,6 +166,8 @@ impl LogLoop {
             MembershipRequest::Add { is_learner: true, .. } if learners >= self.config.learners_max => {
                 Err(MembershipRefusal::TooManyLearners)
             }
+            // One member becomes two with a member that can't have started yet: there is no other way to grow.
+            MembershipRequest::Add { is_learner: false, .. } if self.membership.voters.len() == 1 => Ok(()),
             MembershipRequest::Add { is_learner: false, .. } if self.config.strict_membership => {
                 let started = self.membership.voters.iter().filter(|id| active(id)).count();
                 let quorum_after = quorum(self.membership.voters.len() + 1);
