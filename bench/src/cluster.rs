@@ -31,7 +31,7 @@ pub struct System {
     pub name: &'static str,
     pub program: PathBuf,
     /// What comes before the flags.
-    pub leading: &'static [&'static str],
+    pub leading: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Cluster {
             .append(true)
             .open(self.folder.join(format!("{}.log", member.name)))?;
         let child = Command::new(&self.system.program)
-            .args(self.system.leading)
+            .args(&self.system.leading)
             .args(["--name", &member.name, "--initial-cluster", &all.join(",")])
             .arg("--data-dir")
             .arg(self.folder.join(&member.name))

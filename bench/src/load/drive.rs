@@ -31,6 +31,8 @@ pub(super) async fn drive(
     budget: &Arc<AtomicU64>,
 ) -> Outcome {
     let Some(rate) = share.requests_per_second else {
+        // What came before the window would count for nothing, and a short run could be over by then.
+        tokio::time::sleep_until(window.first_request).await;
         return drive_clients(share, connections, workload, window, &Source::Budget(Arc::clone(budget)))
             .await;
     };

@@ -92,6 +92,22 @@ impl Member {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
+    /// The flags that put `https://` in front of this member's addresses, among `founders`.
+    #[must_use]
+    pub fn https(&self, founders: &[Self]) -> Vec<String> {
+        let (client, peer) = (format!("https://{}", self.client), format!("https://{}", self.peer));
+        let founders: Vec<String> =
+            founders.iter().map(|member| format!("{}=https://{}", member.name, member.peer)).collect();
+        let flags = [
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer),
+            ("--initial-cluster", founders.join(",")),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
     /// The value of a metric without labels.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<f64> {

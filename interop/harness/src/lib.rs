@@ -4,11 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+mod ca;
 mod cluster;
 mod http;
 mod ports;
 mod process;
 
+pub use ca::Ca;
 pub use cluster::{Cluster, Member};
 pub use http::get as http_get;
 pub use ports::{free_port, free_ports};

@@ -1,7 +1,8 @@
 //! Drives three real `quorate server` processes with other projects' clients.
 //!
 //! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--python PATH] [--go PATH]
-//! [--only NAME] [--bulk N]`. A scenario whose client is not given is listed as skipped. The last line counts.
+//! [--etcdctl-distro PATH] [--aetcd PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
+//! [--contention-minutes N]`. A scenario whose client is not given is listed as skipped. The last line counts.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +11,7 @@ mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use scenarios::SCENARIOS;
 use tools::Tools;
@@ -44,6 +45,13 @@ fn options() -> anyhow::Result<Options> {
             "--etcdctl" => tools.etcdctl = Some(value.into()),
             "--python" => tools.python = Some(value.into()),
             "--go" => tools.go = Some(value.into()),
+            "--etcdctl-distro" => tools.etcdctl_distro = Some(value.into()),
+            "--aetcd" => tools.aetcd = Some(value.into()),
+            "--node" => tools.node = Some(value.into()),
+            "--rust" => tools.rust = Some(value.into()),
+            "--contention-minutes" => {
+                tools.contention = Duration::try_from_secs_f64(value.parse::<f64>()? * 60.0)?;
+            }
             "--only" => only = Some(value),
             "--bulk" => tools.bulk_puts = value.parse()?,
             _ => anyhow::bail!("{flag} is not known"),

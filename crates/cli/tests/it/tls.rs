@@ -4,61 +4,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_interop::{Cluster, Member, WAIT_MAX};
+use quorate_interop::{Ca, Cluster, Member, WAIT_MAX};
 use quorate_tls::{Connector, Port, Settings};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{binary, quorate, scratch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A CA that signs certificates for 127.0.0.1 into a folder.
-pub struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pub file: PathBuf,
-}
-
-impl Ca {
-    pub fn new(folder: &Path, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let file = folder.join(format!("{name}.pem"));
-        std::fs::write(&file, params.self_signed(&key).expect("signed").pem()).expect("written");
-        Self { issuer: Issuer::new(params, key), file }
-    }
-
-    /// Signs `<name>.pem` and `<name>-key.pem`.
-    pub fn sign(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().expect("a key");
-        let cert = params.signed_by(&key, &self.issuer).expect("signed");
-        let files = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));
-        std::fs::write(&files.1, key.serialize_pem()).expect("written");
-        std::fs::write(&files.0, cert.pem()).expect("written");
-        files
-    }
-}
-
-/// The flags that put `https://` in front of a member's addresses.
 fn https(cluster: &Cluster, number: usize) -> Vec<String> {
-    let member = &cluster.members[number];
-    let (client, peer) = (format!("https://{}", member.client), format!("https://{}", member.peer));
-    let founders: Vec<String> =
-        cluster.members.iter().map(|member| format!("{}=https://{}", member.name, member.peer)).collect();
-    let flags = [
-        ("--listen-client-urls", client.clone()),
-        ("--advertise-client-urls", client),
-        ("--listen-peer-urls", peer.clone()),
-        ("--initial-advertise-peer-urls", peer),
-        ("--initial-cluster", founders.join(",")),
-    ];
-    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    cluster.members[number].https(&cluster.members)
 }
 
 /// The flags of a port that serves a certificate and demands one.

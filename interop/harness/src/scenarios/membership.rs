@@ -1,0 +1,167 @@
+//! Members added, removed and replaced with etcdctl, under load.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use quorate_interop::{Cluster, WAIT_MAX, wait_until};
+
+use crate::tools::{Load, Tools};
+
+const PUTS_BETWEEN: usize = 200;
+const SIZE_MAX: usize = 5;
+
+/// One member becomes five, the leader leaves, a wiped member is refused and then replaced, and one is left.
+pub fn members_changed_under_load(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::plan(&tools.binary, scratch, SIZE_MAX, &[])?;
+    let founder = format!("{}=http://{}", cluster.members[0].name, cluster.members[0].peer);
+    cluster.members[0].start_with(&["--initial-cluster", &founder])?;
+    cluster.members[0].wait_ready()?;
+    let acknowledged = scratch.join("acknowledged");
+    let load = tools.start_load(&cluster.endpoints(), &acknowledged)?;
+    for newcomer in 1..SIZE_MAX {
+        load.wait_for(PUTS_BETWEEN)?;
+        let learner = newcomer % 2 == 0;
+        add(tools, &mut cluster, newcomer, learner).with_context(|| format!("adding m{}", newcomer + 1))?;
+    }
+    load.wait_for(PUTS_BETWEEN)?;
+
+    let leader = cluster.leader()?;
+    remove(tools, &mut cluster, leader, (leader + 1) % SIZE_MAX).context("removing the leader")?;
+    load.wait_for(PUTS_BETWEEN).context("after the leader was removed")?;
+
+    let wiped = (leader + 2) % SIZE_MAX;
+    let other = (leader + 1) % SIZE_MAX;
+    replace_wiped(tools, &mut cluster, wiped, other, &load).context("a wiped member")?;
+
+    for place in (0..SIZE_MAX).filter(|&place| place != leader && place != other) {
+        remove(tools, &mut cluster, place, other).with_context(|| format!("removing m{}", place + 1))?;
+        load.wait_for(PUTS_BETWEEN)?;
+    }
+    println!("         {}", load.finish()?);
+    let path = acknowledged.display().to_string();
+    let last = &cluster.members[other].client;
+    println!("         {}", tools.go(&["verify", "-endpoints", last, "-in", &path])?.trim());
+    cluster.terminate()
+}
+
+/// Adds a member through the first, and starts it with what etcdctl says.
+fn add(tools: &Tools, cluster: &mut Cluster, newcomer: usize, learner: bool) -> anyhow::Result<()> {
+    add_through(tools, cluster, newcomer, 0, learner)
+}
+
+fn add_through(
+    tools: &Tools,
+    cluster: &mut Cluster,
+    newcomer: usize,
+    through: usize,
+    learner: bool,
+) -> anyhow::Result<()> {
+    let endpoint = cluster.members[through].client.clone();
+    let member = &mut cluster.members[newcomer];
+    let url = format!("--peer-urls=http://{}", member.peer);
+    let mut arguments = vec!["member", "add", &member.name, &url];
+    if learner {
+        arguments.push("--learner");
+    }
+    // A change is refused while the one before it is not over, or a majority has not been connected for a while.
+    let mut told = Err(anyhow::anyhow!("not tried"));
+    wait_until("the change is taken", || {
+        told = tools.etcdctl(&endpoint, &arguments);
+        told.is_ok()
+    })
+    .with_context(|| format!("{told:?}"))?;
+    let told = told?;
+    let founders = told
+        .lines()
+        .find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="))
+        .context("etcdctl names no initial cluster")?
+        .trim_matches('"')
+        .to_owned();
+    member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
+    member.wait_ready()?;
+    if learner {
+        let id = id_of(tools, &endpoint, &member.name)?;
+        let mut last = String::new();
+        wait_until("the learner is promoted", || {
+            match tools.etcdctl(&endpoint, &["member", "promote", &id]) {
+                Ok(_) => true,
+                Err(error) => {
+                    last = error.to_string();
+                    false
+                }
+            }
+        })
+        .context(last)?;
+    }
+    Ok(())
+}
+
+fn remove(tools: &Tools, cluster: &mut Cluster, place: usize, through: usize) -> anyhow::Result<()> {
+    let endpoint = cluster.members[through].client.clone();
+    let id = id_of(tools, &endpoint, &cluster.members[place].name)?;
+    let mut last = String::new();
+    wait_until("the removal is taken", || match tools.etcdctl(&endpoint, &["member", "remove", &id]) {
+        Ok(_) => true,
+        Err(error) => {
+            last = error.to_string();
+            // The answer to the try before may have been lost, not the change.
+            last.contains("not found")
+        }
+    })
+    .context(last)?;
+    // A removed member ends by itself.
+    cluster.members[place].process().wait(WAIT_MAX)?;
+    cluster.members[place].kill();
+    Ok(())
+}
+
+fn replace_wiped(
+    tools: &Tools,
+    cluster: &mut Cluster,
+    wiped: usize,
+    through: usize,
+    load: &Load,
+) -> anyhow::Result<()> {
+    let member = &mut cluster.members[wiped];
+    member.kill();
+    std::fs::remove_dir_all(&member.data_dir)?;
+    // It comes back as it joined, with nothing: the others must not take it for who it was.
+    let endpoint = cluster.members[through].client.clone();
+    let founders = initial_cluster(tools, &endpoint)?;
+    let member = &mut cluster.members[wiped];
+    member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
+    member
+        .process()
+        .wait_for_output("remove it from the cluster and add it again")
+        .context("a wiped member is told to be removed and added")?;
+    load.wait_for(PUTS_BETWEEN).context("while the wiped member is refused")?;
+    member.kill();
+    let id = id_of(tools, &endpoint, &cluster.members[wiped].name)?;
+    tools.etcdctl(&endpoint, &["member", "remove", &id])?;
+    let member = &cluster.members[wiped];
+    if member.data_dir.exists() {
+        std::fs::remove_dir_all(&member.data_dir)?;
+    }
+    add_through(tools, cluster, wiped, through, false)?;
+    load.wait_for(PUTS_BETWEEN).context("after it was replaced")
+}
+
+/// The members as `--initial-cluster` wants them.
+fn initial_cluster(tools: &Tools, endpoint: &str) -> anyhow::Result<String> {
+    let list = tools.etcdctl(endpoint, &["member", "list"])?;
+    let pairs = list.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(", ").collect();
+        Some(format!("{}={}", fields.get(2)?, fields.get(3)?))
+    });
+    Ok(pairs.collect::<Vec<_>>().join(","))
+}
+
+/// The id of a started member, as etcdctl lists it.
+fn id_of(tools: &Tools, endpoint: &str, name: &str) -> anyhow::Result<String> {
+    let list = tools.etcdctl(endpoint, &["member", "list"])?;
+    list.lines()
+        .map(|line| line.split(", ").collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&name))
+        .map(|fields| fields[0].to_owned())
+        .with_context(|| format!("{name} is not listed: {list}"))
+}
