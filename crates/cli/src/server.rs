@@ -115,6 +115,7 @@ fn config(values: &Values) -> anyhow::Result<Config> {
         .client_limits(client_limits(values))
         .client_tls(tls(values, "")?)
         .peer_tls(tls(values, "peer-")?)
+        .promote_learners(values.bool("promote-learners"))
         .give_up_data(values.bool("give-up-data"));
     // 0 is etcd's default, which a new configuration has already; what is below means none.
     let quota = values.int("quota-backend-bytes");

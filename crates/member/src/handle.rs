@@ -292,6 +292,20 @@ impl Handle {
         }
     }
 
+    /// Makes this member known under its name and client URLs, if the list says otherwise. Call it once it is ready.
+    pub async fn publish(&self, name: &str, client_urls: &[String]) -> Result<(), RequestError> {
+        let id = self.identity().member;
+        let is_known = |member: &Member| {
+            member.id == id && member.name == name && member.client_urls == client_urls && !member.is_joining
+        };
+        if self.members().iter().any(is_known) {
+            return Ok(());
+        }
+        let request =
+            MembershipRequest::Publish { id, name: name.to_owned(), client_urls: client_urls.to_vec() };
+        self.change_membership(request).await.map(|_| ())
+    }
+
     async fn request(&self, input: impl FnOnce(u64) -> LogInput) -> Result<Applied, RequestError> {
         self.ask(|waiting| &mut waiting.proposals, input, self.shared.request_timeout).await
     }

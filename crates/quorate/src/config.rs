@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_member::JoinConfig;
 use quorate_tls::{Port, Settings as TlsSettings, TlsError};
 
 use quorate_faces::etcd3::{AutoCompaction, QUOTA_BYTES_DEFAULT};
@@ -86,6 +87,8 @@ pub struct Config {
     txn_ops_max: usize,
     strict_reconfig_check: bool,
     learners_max: usize,
+    promote_learners: bool,
+    join: Option<JoinConfig>,
     checkpoint_entries: u64,
     quota_bytes: Option<u64>,
     auto_compaction: AutoCompaction,
@@ -180,6 +183,8 @@ impl Config {
             txn_ops_max: 128,
             strict_reconfig_check: true,
             learners_max: 1,
+            promote_learners: false,
+            join: None,
             checkpoint_entries: 100_000,
             quota_bytes: Some(QUOTA_BYTES_DEFAULT),
             auto_compaction: AutoCompaction::Off,
@@ -313,6 +318,20 @@ impl Config {
         self
     }
 
+    /// Whether learners become voters by themselves once they have caught up, while this member leads.
+    #[must_use]
+    pub fn promote_learners(mut self, on: bool) -> Self {
+        self.promote_learners = on;
+        self
+    }
+
+    /// Asks a running cluster to admit this member, where it has no data; it founds nothing then.
+    #[must_use]
+    pub fn join(mut self, join: JoinConfig) -> Self {
+        self.join = Some(join);
+        self
+    }
+
     /// Entries after which a checkpoint is cut; it is cut earlier where much data has changed.
     #[must_use]
     pub fn checkpoint_entries(mut self, entries: u64) -> Self {
@@ -432,6 +451,8 @@ impl Config {
             txn_ops_max: self.txn_ops_max,
             strict_reconfig_check: self.strict_reconfig_check,
             learners_max: self.learners_max,
+            promote_learners: self.promote_learners,
+            join: self.join.clone(),
             checkpoint_entries: self.checkpoint_entries,
             quota_bytes: self.quota_bytes,
             auto_compaction: self.auto_compaction,
@@ -537,6 +558,8 @@ pub struct Plan {
     pub(crate) txn_ops_max: usize,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) learners_max: usize,
+    pub(crate) promote_learners: bool,
+    pub(crate) join: Option<JoinConfig>,
     pub(crate) checkpoint_entries: u64,
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) auto_compaction: AutoCompaction,

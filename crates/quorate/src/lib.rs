@@ -47,7 +47,8 @@ pub use config::{ClientLimits, Config, ConfigError, InitialState, Plan, Storage}
 pub use quorate_client as client;
 pub use quorate_client::Client;
 pub use quorate_faces::etcd3::AutoCompaction;
-pub use quorate_member::{Handle, RequestError};
+pub use quorate_member::joining::{Admitted, JoinError, JoinRefusal};
+pub use quorate_member::{Handle, JoinConfig, RequestError};
 pub use quorate_tls::{Settings as TlsSettings, TlsError, Version as TlsVersion, Versions as TlsVersions};
 pub use server::{MemberStopped, Server, StartError};
 pub use url::{Url, UrlError};

@@ -210,6 +210,8 @@ fn member_config(plan: &Plan, peer_tls: PeerTls) -> quorate_member::Config {
     config.pre_vote = plan.pre_vote;
     config.strict_membership = plan.strict_reconfig_check;
     config.learners_max = plan.learners_max;
+    config.promote_learners = plan.promote_learners;
+    config.join.clone_from(&plan.join);
     config.request_bytes_max = plan.request_bytes_max;
     config.checkpoint_entries = plan.checkpoint_entries;
     config.give_up_data = plan.give_up_data;

@@ -17,6 +17,8 @@
 //! last durable checkpoint.
 
 mod absorption;
+#[cfg(test)]
+mod absorption_tests;
 mod apply;
 mod checkpoint;
 mod clock;
@@ -103,6 +105,10 @@ pub enum LogInput {
     Frame {
         from: MemberId,
         frame: Bytes,
+    },
+    /// A connection to a peer stands.
+    Reachable {
+        peer: MemberId,
     },
     /// A peer can't be reached, or its queue is full.
     Unreachable {

@@ -17,13 +17,13 @@ use crate::frame::{Frame, SnapshotPoint};
 use crate::handle::Identity;
 use crate::membership::{Member, MemberList};
 
-const TICK_NANOS: u64 = 10_000_000;
+pub(super) const TICK_NANOS: u64 = 10_000_000;
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     Identity { cluster: ClusterId(7), member: MemberId(1), incarnation: Incarnation(9) }
 }
 
-fn founding(members: u64) -> Founding {
+pub(super) fn founding(members: u64) -> Founding {
     let members = (1..=members).map(|id| Member {
         id: MemberId(id),
         peer_urls: vec![format!("http://m{id}:2380")],
@@ -32,9 +32,14 @@ fn founding(members: u64) -> Founding {
     Founding::Found { identity: identity(), members: MemberList::founded_by(members) }
 }
 
-fn config() -> OpenConfig {
+pub(super) fn config() -> OpenConfig {
     OpenConfig {
-        wal: quorate_wal::Config { direct: false, ..quorate_wal::Config::default() },
+        wal: quorate_wal::Config {
+            segment_size_bytes: 1 << 20,
+            payload_bytes_max: 256 << 10,
+            direct: false,
+            ..quorate_wal::Config::default()
+        },
         store: StoreConfig::default(),
         consensus: quorate_consensus::Config::new(MemberId(1), 1),
         log_loop: LogLoopConfig {
@@ -51,17 +56,18 @@ fn config() -> OpenConfig {
             log_retained_bytes: 0,
             learners_max: 1,
             promote_learners: false,
+            hasten_start: false,
             strict_membership: true,
         },
         checkpoint: CheckpointRule { front_bytes: 1 << 20, entries: 100, front_room_min: 1 << 20 },
     }
 }
 
-fn at(nanos: u64) -> Now {
+pub(super) fn at(nanos: u64) -> Now {
     Now { monotonic: Monotonic(nanos), wall: WallTime(nanos) }
 }
 
-fn opened(disk: &Arc<dyn Disk>, founding: Option<&Founding>) -> Result<Stages, OpenError> {
+pub(super) fn opened(disk: &Arc<dyn Disk>, founding: Option<&Founding>) -> Result<Stages, OpenError> {
     open(disk, disk, config(), founding, Feeds::new(0), at(0))
 }
 

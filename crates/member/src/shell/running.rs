@@ -12,7 +12,6 @@ use super::start::{Base, StartError};
 use super::threads::Links;
 use crate::core::LogInput;
 use crate::handle::Handle;
-use crate::membership::MembershipRequest;
 
 /// Why a member is no longer running.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,16 +62,7 @@ impl Running {
         name: &str,
         client_urls: &[String],
     ) -> Result<(), crate::handle::RequestError> {
-        let id = self.handle.identity().member;
-        let known = self.handle.members().iter().any(|member| {
-            member.id == id && member.name == name && member.client_urls == client_urls && !member.is_joining
-        });
-        if known {
-            return Ok(());
-        }
-        let request =
-            MembershipRequest::Publish { id, name: name.to_owned(), client_urls: client_urls.to_vec() };
-        self.handle.change_membership(request).await.map(|_| ())
+        self.handle.publish(name, client_urls).await
     }
 
     /// Goes on in the cluster that this member moved to ([`Stopped::Absorbed`]), behind the same peer ports and on the

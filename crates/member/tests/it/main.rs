@@ -1,6 +1,7 @@
 //! Members in one process: founding, replication, forwarding, restarts.
 
 mod joining;
+mod membership;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -80,6 +80,7 @@ impl World {
                 log_retained_bytes: settings.log_retained_bytes,
                 learners_max: 1,
                 promote_learners: false,
+                hasten_start: false,
                 strict_membership: true,
             },
             checkpoint: CheckpointRule {

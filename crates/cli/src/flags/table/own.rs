@@ -5,12 +5,22 @@ use crate::flags::Group::Quorate;
 use crate::flags::Kind::Bool;
 use crate::flags::Status::Supported;
 
-pub(super) const FLAGS: &[Flag] = &[Flag::new(
-    Quorate,
-    "give-up-data",
-    Bool,
-    "false",
-    Supported,
-    "The operator's word that this member's damaged log and store may be given up: it returns as a new incarnation, \
-     which the cluster has to add again.",
-)];
+pub(super) const FLAGS: &[Flag] = &[
+    Flag::new(
+        Quorate,
+        "give-up-data",
+        Bool,
+        "false",
+        Supported,
+        "The operator's word that this member's damaged log and store may be given up: it returns as a new \
+         incarnation, which the cluster has to add again.",
+    ),
+    Flag::new(
+        Quorate,
+        "promote-learners",
+        Bool,
+        "false",
+        Supported,
+        "While this member leads, learners become voters by themselves once they have caught up.",
+    ),
+];

@@ -61,6 +61,8 @@ pub struct LogLoopConfig {
     pub learners_max: usize,
     /// Make every learner a voter once it has caught up. Those that joined by request to vote are in any case.
     pub promote_learners: bool,
+    /// Do not let the first election wait for a whole timeout; only with elections that ask tentatively first.
+    pub hasten_start: bool,
     /// Refuse membership changes that would leave too few started members.
     pub strict_membership: bool,
 }
@@ -131,6 +133,8 @@ pub struct LogLoop {
     stopping: bool,
     removed: bool,
     joins: Joins,
+    /// The peers that this member reaches, until its first election need not be hastened any more.
+    starting: Option<std::collections::BTreeSet<MemberId>>,
     giving_up: Option<joins::GivingUp>,
     given_up: bool,
     said: Status,
@@ -181,12 +185,14 @@ impl LogLoop {
             stopping: false,
             removed: false,
             joins: Joins::default(),
+            starting: Some(std::collections::BTreeSet::new()),
             giving_up: None,
             given_up: false,
             said: Status::default(),
             out: Vec::new(),
         };
         this.out.push(LogOutput::Members(Arc::new(this.members.clone())));
+        this.start_early();
         this
     }
 
@@ -218,6 +224,7 @@ impl LogLoop {
             LogInput::Expire { term, model, command } => self.expiries.push_back((term, model, command)),
             LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
+            LogInput::Reachable { peer } => self.reachable(peer),
             LogInput::Unreachable { to } => self.consensus.report_unreachable(to),
             LogInput::Written { number } => self.written(number),
             LogInput::NoSpace => self.no_space = true,

@@ -33,6 +33,29 @@ impl LogLoop {
         }
     }
 
+    /// A connection to `peer` stands. While this member has just started it counts those it reaches.
+    pub(super) fn reachable(&mut self, peer: MemberId) {
+        if let Some(reached) = &mut self.starting {
+            reached.insert(peer);
+            self.start_early();
+        }
+    }
+
+    /// A start is not made to wait a whole election timeout: where a majority is reached and no leader is heard of, there
+    /// most likely is none. Asking for votes tentatively first keeps this from disturbing one that there is.
+    pub(super) fn start_early(&mut self) {
+        let Some(reached) = &self.starting else { return };
+        let me = self.config.identity.member;
+        let voters = &self.membership.voters;
+        let reached = voters.iter().filter(|id| **id == me || reached.contains(id)).count();
+        if self.membership.is_voter(me) && reached >= quorum(voters.len()) {
+            self.starting = None;
+            if self.config.hasten_start {
+                self.consensus.hasten_election();
+            }
+        }
+    }
+
     pub(super) fn renew_offers(&mut self, now: Now) {
         if !self.leads() {
             return;

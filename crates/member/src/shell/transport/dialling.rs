@@ -35,6 +35,7 @@ pub(super) async fn keep_connected(
         match dial_once(&state, &peer, lane).await {
             Ok(stream) => {
                 news.connected();
+                state.inbox.report(LogInput::Reachable { peer: peer.id });
                 pause = REDIAL_PAUSE_MIN;
                 if pump(stream, &mut frames).await.is_none() {
                     return;
