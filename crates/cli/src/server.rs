@@ -178,6 +178,8 @@ fn tls(values: &Values, prefix: &str) -> anyhow::Result<TlsSettings> {
         } else {
             "client-cert-allowed-hostname"
         }),
+        crl_file: path(if peer { "crl-file" } else { "client-crl-file" }),
+        cipher_suites: values.list("cipher-suites"),
         versions: TlsVersions {
             min: version("tls-min-version", TlsVersion::Tls12)?,
             max: version("tls-max-version", TlsVersion::Tls13)?,

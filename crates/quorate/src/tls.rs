@@ -61,6 +61,12 @@ impl Listen {
             if self.settings.client_cert_auth {
                 tracing::warn!(%addr, "this port is plain text (http://): {} is not used on it", port.demanding());
             }
+            if self.settings.crl_file.is_some() {
+                tracing::warn!(%addr, "this port is plain text (http://): {} is not used on it", port.crl());
+            }
+            if !self.settings.cipher_suites.is_empty() {
+                tracing::warn!(%addr, "this port is plain text (http://): cipher-suites is not used on it");
+            }
         }
         if self.settings.auto && !self.settings.is_self_signed() {
             tracing::warn!("{auto} is ignored, because {cert} is given");

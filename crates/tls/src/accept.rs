@@ -1,12 +1,13 @@
 //! The side that is connected to.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -16,7 +17,7 @@ use crate::allowed::{Allowed, AllowedClients};
 use crate::explain::Names;
 use crate::pem::{self, Validity};
 use crate::reload::Reloading;
-use crate::{HandshakeError, Identity, Port, Settings, TlsError, provider};
+use crate::{HandshakeError, Identity, Port, Settings, TlsError, ciphers, provider};
 
 /// What a refused side may still send: pieces, and time.
 const LINGER_READS_MAX: usize = 64;
@@ -46,6 +47,7 @@ impl Acceptor {
         let mut files = identity.paths();
         let ca = settings.trusted_ca_file.clone().filter(|_| demands);
         files.extend(ca.clone());
+        files.extend(settings.crl_file.clone().filter(|_| demands));
         let names = Names {
             ca: ca.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             own: identity.shown(),
@@ -105,7 +107,7 @@ fn server_config(
     let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
     let key = identity.load()?;
     warn_if_not_valid(identity, &key);
-    let builder = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_provider(ciphers::limited_by(settings)?)
         .with_protocol_versions(&settings.versions.supported())
         .map_err(setup)?;
     let demands = settings.demands_certificates();
@@ -134,17 +136,32 @@ pub(crate) fn warn_if_not_valid(identity: &Identity, key: &rustls::sign::Certifi
     }
 }
 
-fn client_verifier(port: Port, settings: &Settings) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+pub(crate) fn client_verifier(
+    port: Port,
+    settings: &Settings,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let setting = port.setting("trusted-ca-file");
     let Some(path) = &settings.trusted_ca_file else {
         return Err(TlsError::NoCa { demanding: port.demanding(), missing: setting });
     };
     let roots = Arc::new(pem::roots(&setting, path)?);
-    let inner = WebPkiClientVerifier::builder_with_provider(roots, provider())
-        .build()
-        .map_err(|error| TlsError::Unusable { setting, path: path.clone(), reason: error.to_string() })?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    if let Some(crl) = &settings.crl_file {
+        // Certificates of CAs that have no list are not on any.
+        builder = builder.with_crls(pem::revoked(port.crl(), crl)?).allow_unknown_revocation_status();
+    }
+    let inner = builder.build().map_err(|error| unusable(port, settings, path, &error))?;
     let allowed = allowed(port, settings)?;
     Ok(if allowed.is_empty() { inner } else { Arc::new(AllowedClients { inner, allowed }) })
+}
+
+/// Which of the files a verifier could not be made from.
+pub(crate) fn unusable(port: Port, settings: &Settings, ca: &Path, error: &VerifierBuilderError) -> TlsError {
+    let (setting, path) = match (error, &settings.crl_file) {
+        (VerifierBuilderError::InvalidCrl(_), Some(crl)) => (port.crl().to_owned(), crl.clone()),
+        _ => (port.setting("trusted-ca-file"), ca.to_owned()),
+    };
+    TlsError::Unusable { setting, path, reason: error.to_string() }
 }
 
 pub(crate) fn allowed(port: Port, settings: &Settings) -> Result<Allowed, TlsError> {

@@ -13,11 +13,11 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 
-use crate::accept::{allowed, warn_if_not_valid};
+use crate::accept::{allowed, unusable, warn_if_not_valid};
 use crate::allowed::{AllowedServers, Anyone};
 use crate::explain::Names;
 use crate::reload::Reloading;
-use crate::{HandshakeError, Identity, Port, Settings, TlsError, pem, provider};
+use crate::{HandshakeError, Identity, Port, Settings, TlsError, ciphers, pem, provider};
 
 /// Makes TLS connections of those that were dialled.
 pub struct Connector {
@@ -44,6 +44,7 @@ impl Connector {
         let mut files = shown.as_ref().map(Identity::paths).unwrap_or_default();
         if !settings.is_self_signed() {
             files.extend(settings.trusted_ca_file.clone());
+            files.extend(settings.crl_file.clone());
         }
         let names = Names {
             ca: settings.trusted_ca_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
@@ -89,7 +90,7 @@ fn client_config(
     alpn: &[Vec<u8>],
 ) -> Result<ClientConfig, TlsError> {
     let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_provider(ciphers::limited_by(settings)?)
         .with_protocol_versions(&settings.versions.supported())
         .map_err(setup)?
         .dangerous()
@@ -116,9 +117,11 @@ fn server_verifier(port: Port, settings: &Settings) -> Result<Arc<dyn ServerCert
         return Err(TlsError::NoCa { demanding: "dialling an https:// URL".to_owned(), missing: setting });
     };
     let roots = Arc::new(pem::roots(&setting, path)?);
-    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider())
-        .build()
-        .map_err(|error| TlsError::Unusable { setting, path: path.clone(), reason: error.to_string() })?;
+    let mut builder = WebPkiServerVerifier::builder_with_provider(roots, provider());
+    if let Some(crl) = &settings.crl_file {
+        builder = builder.with_crls(pem::revoked(port.crl(), crl)?).allow_unknown_revocation_status();
+    }
+    let inner = builder.build().map_err(|error| unusable(port, settings, path, &error))?;
     let allowed = allowed(port, settings)?;
     Ok(if allowed.is_empty() { inner } else { Arc::new(AllowedServers { inner, allowed }) })
 }

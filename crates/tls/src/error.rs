@@ -31,6 +31,10 @@ pub enum TlsError {
     VersionsCrossed { min: String, max: String },
     #[error("{setting}: {text:?} is no TLS version: TLS1.2 or TLS1.3 is expected")]
     NoVersion { setting: &'static str, text: String },
+    #[error("cipher-suites: {name:?} is none that is known here; the names are: {known}")]
+    NoCipherSuite { name: String, known: String },
+    #[error("cipher-suites: only those of TLS 1.2 can be chosen, and tls-min-version is TLS1.3")]
+    CiphersOfTls13,
     #[error("self-signed-cert-validity: must be from 1 to 100 years")]
     Validity,
     #[error("cannot make a certificate for {setting}: {reason}")]

@@ -64,6 +64,9 @@ impl Names {
                     "its certificate may not be used in this direction ({error}): see its extended key usage"
                 )
             }
+            CertificateError::Revoked => {
+                "its certificate is refused: it has been revoked, and needs a new one".to_owned()
+            }
             CertificateError::Other(other) if other.0.is::<NotAllowed>() => other.0.to_string(),
             _ => format!("its certificate is refused: {error}"),
         }
@@ -80,6 +83,7 @@ impl Names {
             | AlertDescription::AccessDenied => {
                 format!("it refuses our certificate {own} ({alert:?}): does it trust our CA?")
             }
+            AlertDescription::CertificateRevoked => format!("it refuses our certificate {own}: revoked"),
             AlertDescription::CertificateExpired => {
                 format!("it refuses our certificate {own}: expired, or a clock is wrong")
             }

@@ -14,6 +14,7 @@
 
 mod accept;
 mod allowed;
+mod ciphers;
 mod connect;
 mod error;
 mod explain;

@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use crate::made::SelfSigned;
 use crate::{TlsError, provider};
 
+const PEM_START: &[u8] = b"-----BEGIN ";
 /// A file longer than this is no certificate or key.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -46,6 +47,26 @@ pub(crate) fn roots(setting: &str, path: &Path) -> Result<RootCertStore, TlsErro
         })?;
     }
     Ok(roots)
+}
+
+/// The lists of revoked certificates of a file, in PEM or DER.
+pub(crate) fn revoked(
+    setting: &str,
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let bytes = read(setting, path)?;
+    let unusable =
+        |reason: String| TlsError::Unusable { setting: setting.to_owned(), path: path.to_owned(), reason };
+    if !bytes.windows(PEM_START.len()).any(|part| part == PEM_START) {
+        return Ok(vec![CertificateRevocationListDer::from(bytes)]);
+    }
+    let lists = CertificateRevocationListDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable(error.to_string()))?;
+    if lists.is_empty() {
+        return Err(unusable("it holds no list of revoked certificates (BEGIN X509 CRL)".to_owned()));
+    }
+    Ok(lists)
 }
 
 /// A certificate and its key; they have to belong together.

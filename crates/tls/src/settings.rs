@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rustls::SupportedProtocolVersion;
 use rustls::sign::CertifiedKey;
 
-use crate::TlsError;
 use crate::made::{self, SelfSigned};
 use crate::pem;
+use crate::{TlsError, accept, ciphers};
 
 /// Which port settings are for: it decides how they are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,15 @@ impl Port {
     #[must_use]
     pub fn demanding(self) -> String {
         self.setting("client-cert-auth")
+    }
+
+    /// The setting that names revoked certificates.
+    #[must_use]
+    pub fn crl(self) -> &'static str {
+        match self {
+            Self::Client => "client-crl-file",
+            Self::Peer => "peer-crl-file",
+        }
     }
 
     pub(crate) fn cert_names(self, what: &str) -> String {
@@ -112,7 +121,12 @@ pub struct Settings {
     pub allowed_common_names: Vec<String>,
     /// If not empty: host names of which the other side's certificate has to be valid for one.
     pub allowed_hostnames: Vec<String>,
+    /// Revoked certificates, PEM or DER: whoever shows one of them is refused.
+    pub crl_file: Option<PathBuf>,
     pub versions: Versions,
+    /// If not empty: the cipher suites of TLS 1.2 that are offered, by their IANA names. TLS 1.3 has its own, which all
+    /// are offered unless some of them are named.
+    pub cipher_suites: Vec<String>,
     /// How long certificates are valid that are made at start.
     pub self_signed_years: u32,
 }
@@ -129,7 +143,9 @@ impl Default for Settings {
             auto: false,
             allowed_common_names: Vec::new(),
             allowed_hostnames: Vec::new(),
+            crl_file: None,
             versions: Versions::default(),
+            cipher_suites: Vec::new(),
             self_signed_years: 1,
         }
     }
@@ -172,6 +188,16 @@ impl Settings {
         if self.versions.min > self.versions.max {
             let Versions { min, max } = self.versions;
             return Err(TlsError::VersionsCrossed { min: min.to_string(), max: max.to_string() });
+        }
+        ciphers::limited_by(self)?;
+        if self.crl_file.is_some() {
+            if !self.demands_certificates() {
+                return Err(TlsError::NoCa {
+                    demanding: port.crl().to_owned(),
+                    missing: port.setting("trusted-ca-file"),
+                });
+            }
+            accept::client_verifier(port, self)?;
         }
         if !(1..=100).contains(&self.self_signed_years) {
             return Err(TlsError::Validity);

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 
 /// A CA that signs certificates for 127.0.0.1 into a folder.
 pub struct Ca {
@@ -32,15 +35,47 @@ impl Ca {
     /// # Panics
     /// Where the folder can't be written.
     pub fn sign(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        self.sign_numbered(folder, name, None)
+    }
+
+    /// The same with a serial number of one's own, by which it can be revoked.
+    ///
+    /// # Panics
+    /// Where the folder can't be written.
+    pub fn sign_numbered(&self, folder: &Path, name: &str, serial: Option<u64>) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = serial.map(SerialNumber::from);
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("signed");
         let files = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));
         std::fs::write(&files.1, key.serialize_pem()).expect("written");
         std::fs::write(&files.0, cert.pem()).expect("written");
         files
+    }
+
+    /// Writes a list of revoked certificates, by their serial numbers.
+    ///
+    /// # Panics
+    /// Where the file can't be written.
+    pub fn revoke(&self, file: &Path, serials: &[u64]) {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2120, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("signed");
+        std::fs::write(file, list.pem().expect("PEM")).expect("written");
     }
 }

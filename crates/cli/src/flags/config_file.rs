@@ -188,10 +188,7 @@ mod tests {
         )
         .expect("fine");
         assert_eq!(values.text("peer-cert-file"), "p.pem");
-        assert_eq!(
-            values.review().expect_err("refused").to_string(),
-            "--client-crl-file is not supported yet"
-        );
+        assert_eq!(values.text("client-crl-file"), "revoked.pem");
     }
 
     #[test]

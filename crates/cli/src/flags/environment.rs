@@ -97,11 +97,11 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_refused_only_where_it_is_asked_for() {
-        let asked = with(&["--cipher-suites=TLS_AES_128_GCM_SHA256"], &[]).expect("readable");
-        assert_eq!(asked.review().expect_err("refused").to_string(), "--cipher-suites is not supported yet");
+        let asked = with(&["--memory-mlock"], &[]).expect("readable");
+        assert_eq!(asked.review().expect_err("refused").to_string(), "--memory-mlock is not supported yet");
         for harmless in [
             &["--discovery-insecure-skip-tls-verify=false"][..],
-            &["--cipher-suites="],
+            &["--host-whitelist="],
             &["--bcrypt-cost=10"],
             &["--warning-apply-duration=0.1s"],
         ] {

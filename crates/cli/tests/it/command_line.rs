@@ -52,7 +52,8 @@ fn a_misused_command_line_is_answered_with_usage_and_status_2() {
 fn settings_that_cannot_work_are_refused_before_anything_is_opened() {
     for (arguments, expected) in [
         (&["extra"][..], "\"extra\" is not a valid flag"),
-        (&["--cipher-suites=X"], "--cipher-suites is not supported yet"),
+        (&["--memory-mlock"], "--memory-mlock is not supported yet"),
+        (&["--cipher-suites=X"], "cipher-suites: \"X\" is none that is known here; the names are: TLS_"),
         (
             &["--listen-peer-urls=127.0.0.1:1"],
             "listen-peer-urls: \"127.0.0.1:1\" is no usable URL: it must start with",

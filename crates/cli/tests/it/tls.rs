@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_interop::{Ca, Cluster, Member, WAIT_MAX};
+use quorate_interop::{Ca, Cluster, Member, WAIT_MAX, wait_until};
 use quorate_tls::{Connector, Port, Settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -12,6 +12,7 @@ use super::{binary, quorate, scratch};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The flags that put `https://` in front of a member's addresses.
 fn https(cluster: &Cluster, number: usize) -> Vec<String> {
     cluster.members[number].https(&cluster.members)
 }
@@ -173,6 +174,14 @@ fn settings_that_cannot_work_end_the_start_and_are_named() {
             "cert-file: cannot read /no/such/file".to_owned(),
         ),
         (
+            vec!["--auto-tls".to_owned(), format!("--client-crl-file={}", path(&ca.file))],
+            "client-crl-file needs trusted-ca-file".to_owned(),
+        ),
+        (
+            vec!["--auto-tls".to_owned(), "--cipher-suites=TLS_RSA_WITH_RC4_128_SHA".to_owned()],
+            "cipher-suites: \"TLS_RSA_WITH_RC4_128_SHA\" is none that is known here".to_owned(),
+        ),
+        (
             vec!["--auto-tls".to_owned(), "--tls-min-version=TLS1.1".to_owned()],
             "tls-min-version: \"TLS1.1\" is no TLS version".to_owned(),
         ),
@@ -235,4 +244,43 @@ fn ctl_shows_its_certificate_and_checks_the_members() {
         assert_eq!(bad.status.code(), Some(1), "{bad:?}");
         assert!(String::from_utf8_lossy(&bad.stderr).contains(why), "{bad:?}");
     }
+}
+
+#[test]
+fn a_client_whose_certificate_was_revoked_is_refused_as_the_list_grows() {
+    const SERIAL: u64 = 4711;
+    let (_guard, folder) = scratch();
+    let ca = Ca::new(&folder, "ca");
+    let server = ca.sign(&folder, "server");
+    let (cert, key) = ca.sign_numbered(&folder, "client", Some(SERIAL));
+    let crl = folder.join("crl.pem");
+    ca.revoke(&crl, &[1]);
+    let mut cluster = Cluster::plan(binary(), &folder, 1, &[]).expect("a plan");
+    let mut flags = https(&cluster, 0);
+    flags.extend(demanding("", &ca, &server));
+    flags.extend(demanding("peer-", &ca, &server));
+    flags.push(format!("--client-crl-file={}", crl.display()));
+    flags.push("--cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384".to_owned());
+    start(&mut cluster.members[0], &flags);
+    cluster.members[0].wait_ready().expect("ready");
+    let text = |path: &Path| path.display().to_string();
+    let variables = [
+        ("QUORATE_ENDPOINTS", format!("https://{}", cluster.members[0].client)),
+        ("QUORATE_CACERT", text(&ca.file)),
+        ("QUORATE_CERT", text(&cert)),
+        ("QUORATE_KEY", text(&key)),
+        ("QUORATE_COMMAND_TIMEOUT", "2s".to_owned()),
+    ];
+    let variables = variables.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let put = || quorate(&["ctl", "put", "k", "v"], &variables);
+    assert_eq!(put().stdout, b"OK\n");
+    ca.revoke(&crl, &[1, SERIAL]);
+    let mut refused = put();
+    wait_until("the list is read again", || {
+        refused = put();
+        !refused.status.success()
+    })
+    .expect("it is");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("CertificateRevoked"), "{refused:?}");
+    say(&mut cluster.members[0], "it has been revoked");
 }

@@ -3,6 +3,7 @@
 mod files;
 mod handshake;
 mod reload;
+mod revoked;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -39,7 +39,7 @@ pub(super) const FLAGS: &[Flag] = &[
     ),
     ignored("client-key-file", Text, "", NO_CLIENT, "Key of client-cert-file."),
     s("client-cert-auth", Bool, "false", "Demand a certificate of every client."),
-    f(Security, "client-crl-file", Text, "", "Revoked client certificates."),
+    s("client-crl-file", Text, "", "Revoked client certificates, PEM or DER."),
     s("client-cert-allowed-hostname", List, "", "Host names that a client certificate may have."),
     s(
         "trusted-ca-file",
@@ -70,7 +70,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "false",
         "TLS between peers with certificates made at start; nobody is checked.",
     ),
-    f(Security, "peer-crl-file", Text, "", "Revoked peer certificates."),
+    s("peer-crl-file", Text, "", "Revoked peer certificates, PEM or DER."),
     s("peer-cert-allowed-cn", List, "", "Common names that a peer certificate may have."),
     s("peer-cert-allowed-hostname", List, "", "Host names that a peer certificate may have."),
     ignored(
@@ -81,7 +81,12 @@ pub(super) const FLAGS: &[Flag] = &[
         "Don't compare the names in a peer's certificate with the address that it comes from.",
     ),
     s("self-signed-cert-validity", Uint, "1", "Years that certificates made at start are valid."),
-    f(Security, "cipher-suites", List, "", "TLS cipher suites, by their IANA names."),
+    s(
+        "cipher-suites",
+        List,
+        "",
+        "Cipher suites of TLS 1.2, by their IANA names; all that are safe if empty.",
+    ),
     s("tls-min-version", Text, "TLS1.2", "Lowest TLS version: TLS1.2 or TLS1.3."),
     s("tls-max-version", Text, "", "Highest TLS version: TLS1.2 or TLS1.3; TLS1.3 if empty."),
     f(Security, "cors", List, "*", "Web origins that may call; * or empty: all."),
