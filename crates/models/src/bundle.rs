@@ -126,7 +126,12 @@ impl Models {
                 self.keys.take_events().into_iter().for_each(|events| self.feeds.keys.push(events));
                 self.busy |= matches!(reply, keys::Reply::Compact { .. });
             }
-            Reply::Tree(_) => {
+            Reply::Tree(reply) => {
+                if matches!(reply, tree::Reply::Began { .. })
+                    && self.feeds.tree.next_index() <= self.tree.index()
+                {
+                    self.feeds.tree.restart(self.tree.index());
+                }
                 self.tree.take_events().into_iter().for_each(|event| self.feeds.tree.push(event));
             }
         }

@@ -13,7 +13,7 @@ mod planting {
         BumpEmptyRevision,
         /// Compaction forgets what is visible at the compacted revision.
         CompactTooFar,
-        /// Some events of the tree never reach the live feed.
+        /// Some events of the tree reach no live watcher.
         DropTreeEvent,
         /// A node of the tree ends up to a second before its time.
         ExpireTreeEarly,

@@ -49,6 +49,9 @@ mod planted {
         ("skip-snapshot-check", Mutant::Store(Store::SkipSnapshotCheck)),
         ("bump-empty-revision", Mutant::Models(Models::BumpEmptyRevision)),
         ("compact-too-far", Mutant::Models(Models::CompactTooFar)),
+        ("drop-tree-event", Mutant::Models(Models::DropTreeEvent)),
+        ("expire-tree-early", Mutant::Models(Models::ExpireTreeEarly)),
+        ("swap-without-compare", Mutant::Models(Models::SwapWithoutCompare)),
     ];
 }
 

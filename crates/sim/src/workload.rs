@@ -2,6 +2,8 @@
 //!
 //! Invariant: every value that is ever put is unique, so that a value names the request that wrote it.
 
+mod tree;
+
 use bytes::Bytes;
 use quorate_ids::Revision;
 use quorate_models::keys::{
@@ -10,6 +12,7 @@ use quorate_models::keys::{
 };
 
 use crate::rng::Rng;
+pub use tree::{TreeMix, TreeWish, TreeWishes};
 
 /// How often each kind of request comes, relative to the others.
 #[derive(Clone, Copy, Debug)]

@@ -331,7 +331,7 @@ impl Tree {
 
     fn publish(&mut self, event: &Arc<Event>) {
         if planted!(DropTreeEvent) && event.index.0.is_multiple_of(64) {
-            return;
+            return self.events.push(Arc::new(Event { refresh: true, ..Event::clone(event) }));
         }
         self.events.push(event.clone());
     }

@@ -20,10 +20,8 @@ use super::reply::{Action, Event, Node, TreeError, Value};
 use super::rows::{DirId, NodeRow, State, after_number, node_key};
 use crate::tables::TREE;
 
-/// Nodes that one slice of a walk visits.
+/// Nodes that one slice of a walk visits, and events that it takes in first.
 const SLICE_NODES: usize = 256;
-/// Events that one slice takes in at most.
-const SLICE_EVENTS: usize = 256;
 /// Values up to this size are put into an answer while the lock is held, if they are in memory; larger sums are read later.
 const VALUES_HERE_BYTES_MAX: usize = 1 << 20;
 /// How often a walk that fell behind history starts over.
@@ -88,6 +86,8 @@ struct Walk<'a> {
     position: Path,
     bytes: usize,
     values_here: usize,
+    /// Nodes that a slice visits, and events that it takes in.
+    slice: usize,
 }
 
 /// A directory that a walk is in.
@@ -127,6 +127,7 @@ impl<'a> Walk<'a> {
             position: query.path.clone(),
             bytes: 0,
             values_here: 0,
+            slice: SLICE_NODES,
         }
     }
 
@@ -157,7 +158,7 @@ impl<'a> Walk<'a> {
         if current == self.index {
             return Progress::Done;
         }
-        let Ok(events) = history::events(tables, TreeIndex(self.index + 1), SLICE_EVENTS) else {
+        let Ok(events) = history::events(tables, TreeIndex(self.index + 1), self.slice) else {
             return Progress::Behind;
         };
         if !events.iter().all(|event| self.replay(event)) {
@@ -198,13 +199,16 @@ impl<'a> Walk<'a> {
                 }
                 continue;
             }
-            let mut node = event.node.clone();
-            if event.action == Action::Update && node.dir {
-                // A directory's own index does not move with its TTL.
-                node.modified = self.below.get(&at).map_or(node.modified, |known| known.modified);
+            match self.below.get_mut(&at) {
+                // A directory's new TTL changes nothing but itself: neither its index nor what is in it.
+                Some(known) if event.action == Action::Update && event.node.dir => {
+                    known.expiration = event.node.expiration;
+                }
+                _ => {
+                    self.take_away(&at);
+                    self.add(event.node.clone());
+                }
             }
-            self.take_away(&at);
-            self.add(node);
         }
         true
     }
@@ -231,7 +235,7 @@ impl<'a> Walk<'a> {
 
     /// Visits the nodes after `position`; whether there are more.
     fn visit(&mut self, tables: &Tables) -> bool {
-        let mut budget = SLICE_NODES;
+        let mut budget = self.slice;
         let Some(mut levels) = self.levels(tables) else { return false };
         while let Some(level) = levels.pop() {
             match self.visit_directory(tables, level, &mut budget) {
@@ -358,3 +362,6 @@ fn load_node(store: &Store, node: &Node) -> Result<Value, TreeError> {
         value => load_value(store, value).map(Value::Here),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,11 +109,7 @@ impl Feed {
     /// Adds the next event; the oldest go where the bounds ask for it.
     pub fn push(&self, event: Arc<Event>) {
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        assert!(event.index >= ring.next, "events are pushed one after the other");
-        if event.index > ring.next {
-            // The tree began after indexes that have no events.
-            *ring = Ring::empty(TreeIndex(event.index.0 - 1));
-        }
+        assert_eq!(event.index, ring.next, "events are pushed one after the other");
         ring.next = event.index.next();
         ring.bytes += event_bytes(&event);
         ring.events.push_back(Arc::new(FeedEvent { event, encoded: OnceLock::new() }));
@@ -124,12 +120,13 @@ impl Feed {
         }
     }
 
-    /// Starts over after the tables were replaced by those of a snapshot whose newest index is `current`.
+    /// Starts over where the tree's newest index is `current`: the tables were replaced by those of a snapshot, or the
+    /// tree began after indexes that have no events.
     pub fn restart(&self, current: TreeIndex) {
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring::empty(current);
     }
 
-    /// The index that the next event will have, or a lower one where the tree has not begun.
+    /// The index that the next event will have.
     #[must_use]
     pub fn next_index(&self) -> TreeIndex {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).next

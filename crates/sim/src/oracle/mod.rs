@@ -14,6 +14,10 @@
 //! - no lease expires before a client that was told of its life may expect it.
 
 mod reference;
+mod tree;
+// One plain tree serves the simulator and the models' own tests.
+#[path = "../../../models/tests/it/tree/reference.rs"]
+mod tree_reference;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,11 +26,12 @@ use bytes::Bytes;
 use quorate_consensus::{Entry, EntryKind, MembershipEntry};
 use quorate_ids::{LogIndex, Revision};
 use quorate_member::envelope::{Envelope, Origin};
-use quorate_models::ModelId;
 use quorate_models::keys::{self, Command, Event, KeysError, OpReply, RangeQuery, RangeReply, Reply};
+use quorate_models::{ModelId, Stamps};
 
 use crate::events::EventHash;
 pub use reference::Reference;
+pub use tree::{TreeOracle, TreeWatched};
 pub use watch::Watched;
 
 /// A promise was broken: what, in words.
@@ -62,7 +67,7 @@ enum Fate {
 struct Asked {
     floor: Floor,
     fate: Fate,
-    expected: Option<(LogIndex, Reply)>,
+    expected: Option<(LogIndex, quorate_models::Reply)>,
 }
 
 #[derive(Clone, Copy)]
@@ -84,6 +89,7 @@ pub struct Oracle {
     stamps: (u64, u64),
     /// Until when clients know that a lease lives.
     leases: BTreeMap<i64, u64>,
+    pub tree: TreeOracle,
     pub counts: Counts,
 }
 
@@ -132,6 +138,7 @@ impl Oracle {
         if self.log.is_empty() {
             self.log.push(Logged { term: 1, hash: 0 });
             self.revisions.push(1);
+            self.tree.committed();
         }
         if let Some(known) = self.log.get(at - 1) {
             ensure!(
@@ -153,6 +160,7 @@ impl Oracle {
         self.log.push(logged);
         self.apply(entry, now)?;
         self.revisions.push(self.reference.revision());
+        self.tree.committed();
         Ok(())
     }
 
@@ -183,7 +191,18 @@ impl Oracle {
             if let Reply::LeaseExpire { expired, .. } = &reply {
                 self.expired(expired, now)?;
             }
-            expected = Some(reply);
+            expected = Some(quorate_models::Reply::Keys(reply));
+        }
+        if envelope.model == ModelId::TREE {
+            let command =
+                quorate_models::tree::decode(&envelope.command).map_err(|error| undecodable(&error))?;
+            let stamps = Stamps {
+                index: entry.index,
+                term: entry.term,
+                cluster_time: envelope.cluster_time,
+                wall_time: envelope.wall_time,
+            };
+            expected = Some(quorate_models::Reply::Tree(self.tree.apply(&command, &stamps, now)?));
         }
         let Some(asked) = self.asked.get_mut(&envelope.origin) else { return Ok(()) };
         ensure!(
@@ -219,7 +238,12 @@ impl Oracle {
     }
 
     /// A client's command got this answer, with every value loaded; `None` where a damaged disk kept one from it.
-    pub fn answered(&mut self, origin: Origin, index: LogIndex, reply: Option<&Reply>) -> Checked {
+    pub fn answered(
+        &mut self,
+        origin: Origin,
+        index: LogIndex,
+        reply: Option<&quorate_models::Reply>,
+    ) -> Checked {
         self.counts.answers += 1;
         let Some(asked) = self.asked.get(&origin) else {
             return Err(Violation(format!("{origin:?} was answered twice")));
@@ -372,11 +396,11 @@ impl Oracle {
 }
 
 /// Inner answers carry no revision of their own that a client sees.
-fn plain(reply: Reply) -> Reply {
+fn plain(reply: quorate_models::Reply) -> quorate_models::Reply {
     match reply {
-        Reply::Txn(mut txn) => {
+        quorate_models::Reply::Keys(Reply::Txn(mut txn)) => {
             plain_ops(&mut txn.responses);
-            Reply::Txn(txn)
+            quorate_models::Reply::Keys(Reply::Txn(txn))
         }
         other => other,
     }

@@ -11,11 +11,13 @@ use quorate_models::keys::{
     self, Event as KeyEvent, HistoryResume, KeyValue, KeysError, OpReply, RangeEnd, RangeQuery, RangeReply,
     Reply, Value,
 };
+use quorate_models::tree::Get;
 use quorate_store::{Pin, Store};
 
 use bytes::Bytes;
 
 use super::member::Input;
+use super::tree::TreeClient;
 use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World, member_id};
 use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
 use crate::rng::Rng;
@@ -41,7 +43,7 @@ pub enum Delivery {
     TimedOut,
 }
 
-enum Pending {
+pub(super) enum Pending {
     /// The pin keeps what the answer will name: old values are read once it is here.
     Command {
         origin: Origin,
@@ -56,6 +58,10 @@ enum Pending {
         query: RangeQuery,
         floor: Floor,
     },
+    TreeRead {
+        get: Get,
+        floor: Floor,
+    },
 }
 
 pub struct Client {
@@ -65,15 +71,16 @@ pub struct Client {
     at: usize,
     /// Counts requests.
     operation: u64,
-    pending: Option<Pending>,
+    pub(super) pending: Option<Pending>,
     watched: Watched,
-    watches_at: usize,
+    pub(super) watches_at: usize,
+    pub(super) tree: TreeClient,
     /// The newest revision that a serializable read showed: member and run, revision.
     session: Option<(usize, u64, Revision)>,
 }
 
 impl Client {
-    pub fn new(mut rng: Rng, client: usize, mix: Mix, members: usize) -> Self {
+    pub fn new(mut rng: Rng, client: usize, mix: Mix, members: usize, tree: TreeClient) -> Self {
         let at = rng.below(members as u64) as usize;
         let (key, end) = match rng.below(3) {
             0 => (Bytes::from_static(b"k000"), RangeEnd::Single),
@@ -88,6 +95,7 @@ impl Client {
             pending: None,
             watched: Watched { key, end, next: Revision(2) },
             watches_at: at,
+            tree,
             session: None,
         }
     }
@@ -111,21 +119,14 @@ impl World {
             self.events.after(10 * MILLI, Event::Client { client });
             return Ok(());
         }
-        let wish = this.wishes.draw();
         this.operation += 1;
         let operation = this.operation;
-        match wish {
+        if let Some(wish) = this.tree.wishes.draw() {
+            return self.ask_tree(client, operation, member, wish);
+        }
+        match this.wishes.draw() {
             Wish::Command(command) => {
-                let (seq, start) = self.next_seq(member);
-                let origin = Origin { member: member_id(member), start, seq };
-                let running = self.machines[member].running.as_ref().expect("a client asks a running member");
-                let pin = running.stages.store.pin();
-                self.clients[client].pending =
-                    Some(Pending::Command { origin, since: self.events.now(), pin });
-                self.oracle.asked(origin);
-                self.ask(client, operation, member, seq);
-                let command = keys::encode(&command);
-                self.push(member, Input::Log(LogInput::Propose { seq, model: ModelId::KEYS, command }))
+                self.propose(client, operation, member, ModelId::KEYS, keys::encode(&command))
             }
             Wish::KeepAlive { lease } => {
                 let (seq, _) = self.next_seq(member);
@@ -148,19 +149,37 @@ impl World {
         }
     }
 
-    fn next_seq(&mut self, member: usize) -> (u64, u64) {
+    pub(super) fn propose(
+        &mut self,
+        client: usize,
+        operation: u64,
+        member: usize,
+        model: ModelId,
+        command: Bytes,
+    ) -> Checked {
+        let (seq, start) = self.next_seq(member);
+        let origin = Origin { member: member_id(member), start, seq };
+        let running = self.machines[member].running.as_ref().expect("a client asks a running member");
+        let pin = running.stages.store.pin();
+        self.clients[client].pending = Some(Pending::Command { origin, since: self.events.now(), pin });
+        self.oracle.asked(origin);
+        self.ask(client, operation, member, seq);
+        self.push(member, Input::Log(LogInput::Propose { seq, model, command }))
+    }
+
+    pub(super) fn next_seq(&mut self, member: usize) -> (u64, u64) {
         let running = self.machines[member].running.as_mut().expect("a client asks a running member");
         running.next_seq += 1;
         (running.next_seq, running.start)
     }
 
-    fn ask(&mut self, client: usize, operation: u64, member: usize, seq: u64) {
+    pub(super) fn ask(&mut self, client: usize, operation: u64, member: usize, seq: u64) {
         let epoch = self.machines[member].epoch;
         self.asked.insert((member, epoch, seq), (client, operation));
         self.events.after(PATIENCE_NANOS, Event::Heard { client, operation, delivery: Delivery::TimedOut });
     }
 
-    fn think(&mut self, client: usize) {
+    pub(super) fn think(&mut self, client: usize) {
         let wait = self.clients[client].rng.exponential(self.settings.think_nanos);
         self.events.after(wait, Event::Client { client });
     }
@@ -205,7 +224,15 @@ impl World {
                 self.read(client, member, Some(floor), &query)?;
                 self.machines[member].served += u64::from(!self.storm);
             }
-            (Pending::Read { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
+            (Pending::TreeRead { get, floor }, Delivery::ReadFrom { index }) => {
+                self.oracle.read_index(floor, index)?;
+                self.read_tree(client, member, Some(floor), &get)?;
+                self.machines[member].served += u64::from(!self.storm);
+            }
+            (
+                Pending::Read { .. } | Pending::TreeRead { .. },
+                Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut,
+            ) => {}
             _ => {
                 return Err(Violation(format!(
                     "member {member} answered a request of client {client} with another kind"
@@ -231,8 +258,16 @@ impl World {
         since: u64,
         applied: Applied,
     ) -> Checked {
-        let ModelReply::Keys(reply) = applied.reply else {
-            return Err(Violation(format!("{origin:?} was answered with a member list")));
+        let reply = match applied.reply {
+            ModelReply::Keys(reply) => reply,
+            ModelReply::Tree(reply) => {
+                let reply = self.tree_answer(client, member, since, reply)?;
+                self.machines[member].served += u64::from(!self.storm);
+                return self.oracle.answered(origin, applied.index, reply.as_ref());
+            }
+            ModelReply::Members(_) => {
+                return Err(Violation(format!("{origin:?} was answered with a member list")));
+            }
         };
         let Some(running) = &self.machines[member].running else {
             return Err(Violation(format!("{origin:?} was answered by a member that does not run")));
@@ -245,7 +280,9 @@ impl World {
             self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
         self.machines[member].served += u64::from(!self.storm);
         match loaded {
-            Ok(reply) => self.oracle.answered(origin, applied.index, Some(&reply)),
+            Ok(reply) => {
+                self.oracle.answered(origin, applied.index, Some(&quorate_models::Reply::Keys(reply)))
+            }
             Err(error) => {
                 let excused = self.machines[member].damaged || self.machines[member].errors;
                 self.count("client: an answer's old value could not be read");
@@ -304,7 +341,8 @@ impl World {
         }
         let wait = self.clients[client].rng.exponential(25 * MILLI);
         self.events.after(wait, Event::Watch { client });
-        self.watch_some(client)
+        self.watch_some(client)?;
+        self.watch_tree(client)
     }
 
     fn watch_some(&mut self, client: usize) -> Checked {
@@ -410,6 +448,7 @@ impl World {
             self.oracle.hash(member, end, hash)?;
             self.read(0, member, Some(self.oracle.floor()), &everything)?;
         }
+        self.compare_trees()?;
         for client in 0..self.clients.len() {
             for _ in 0..HEAL_NANOS_MAX {
                 let before = self.clients[client].watched.next;

@@ -8,6 +8,7 @@ mod clients;
 mod faults;
 mod member;
 mod stages;
+mod tree;
 
 use std::collections::BTreeMap;
 
@@ -197,8 +198,12 @@ impl World {
             })
             .collect();
         let mix = crate::workload::Mix::draw(&mut rng);
+        let tree_mix = crate::workload::TreeMix::draw(options.seed);
         let clients = (0..plan.clients)
-            .map(|client| Client::new(rng.fork(1_000 + client as u64), client, mix, plan.members))
+            .map(|client| {
+                let tree = tree::TreeClient::new(options.seed, client, tree_mix);
+                Client::new(rng.fork(1_000 + client as u64), client, mix, plan.members, tree)
+            })
             .collect();
         Self {
             events: Events::new(rng.fork(2)),
@@ -310,6 +315,8 @@ impl World {
                     "{alive} leases live {} s after the last could be renewed",
                     LEASES_END_NANOS_MAX / SECOND
                 );
+                let deadline = self.oracle.tree.reference().next_deadline();
+                ensure!(deadline.is_none(), "a node of the tree outlives its deadline, {deadline:?}");
                 Ok(())
             }
             Event::Deadline => {
@@ -343,6 +350,7 @@ impl World {
         let end = self.oracle.committed_index();
         self.asked.is_empty()
             && self.oracle.reference().leases() == 0
+            && self.oracle.tree.reference().next_deadline().is_none()
             && self.machines.iter().all(|machine| match &machine.running {
                 Some(running) => {
                     running.stages.apply.applied_index() == end
@@ -364,6 +372,7 @@ impl World {
             }
         }
         let counts = self.oracle.counts;
+        let tree = self.oracle.tree.counts;
         for (name, count) in [
             ("oracle: hashes compared", counts.hashes_compared),
             ("oracle: leases expired", counts.leases_expired),
@@ -373,6 +382,11 @@ impl World {
             ("oracle: watch events", counts.watch_events),
             ("oracle: writes answered", counts.answers),
             ("oracle: writes with unknown outcome", counts.unknown),
+            ("oracle: tree changes", tree.changes),
+            ("oracle: tree commands refused", tree.refused),
+            ("oracle: tree nodes expired", tree.expired),
+            ("oracle: tree reads", tree.reads),
+            ("oracle: tree watch events", tree.watch_events),
         ] {
             *faults.entry(name).or_default() += count;
         }
@@ -383,7 +397,7 @@ impl World {
             events: self.taken,
             virtual_nanos: self.events.now(),
             hash: self.hash.value(),
-            operations: counts.answers + counts.reads + counts.serializable_reads,
+            operations: counts.answers + counts.reads + counts.serializable_reads + tree.reads,
             faults,
         }
     }

@@ -1,0 +1,144 @@
+//! What clients ask of the tree: few nodes, so that they get in each other's way.
+//!
+//! Invariant: every value that is ever written is unique, so that a value names the request that wrote it.
+
+use bytes::Bytes;
+use quorate_ids::TreeIndex;
+use quorate_models::tree::{Command, Conditions, Get, NameStyle, Node, Path, Value, Write};
+
+use crate::rng::Rng;
+
+/// A request of the tree model.
+#[derive(Clone, Debug)]
+pub enum TreeWish {
+    Command(Command),
+    Read { get: Get, linearizable: bool },
+}
+
+/// How much of what clients ask is for the tree. A seed has none, some or much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeMix {
+    /// Of a thousand requests; 0: the seed has no tree.
+    pub per_mille: u64,
+    /// In thousandths of what changes the tree.
+    ttl_per_mille: u64,
+    /// Events that history keeps, where the seed sets it.
+    window: Option<u64>,
+    begins_after: u64,
+}
+
+impl TreeMix {
+    /// Drawn from the seed itself, apart from all else: a seed without a tree is what it was before there were trees.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x7472_6565);
+        Self {
+            per_mille: *rng.pick(&[0, 0, 300, 700]),
+            ttl_per_mille: *rng.pick(&[0, 100, 500]),
+            window: *rng.pick(&[None, None, Some(5), Some(60)]),
+            begins_after: *rng.pick(&[0, 3]),
+        }
+    }
+}
+
+/// Draws one client's wishes about the tree.
+pub struct TreeWishes {
+    rng: Rng,
+    client: usize,
+    mix: TreeMix,
+    made: u64,
+    /// A file that this client read last.
+    last_read: Option<(Path, Bytes, TreeIndex)>,
+}
+
+impl TreeWishes {
+    #[must_use]
+    pub fn new(seed: u64, client: usize, mix: TreeMix) -> Self {
+        let rng = Rng::new(seed ^ 0x7769_7368).fork(client as u64);
+        Self { rng, client, mix, made: 0, last_read: None }
+    }
+
+    /// The client was shown these nodes.
+    pub fn saw<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
+        for node in nodes {
+            if let Value::Here(value) = &node.value
+                && self.rng.one_in(3)
+            {
+                self.last_read = Some((node.path.clone(), value.clone(), node.modified));
+            }
+        }
+    }
+
+    fn path(&mut self) -> Path {
+        const NAMES: [&str; 4] = ["a", "b", "c", "_h"];
+        let depth = self.rng.between(1, 3);
+        let names: Vec<&str> = (0..depth).map(|_| *self.rng.pick(&NAMES)).collect();
+        Path::clean(names.join("/").as_bytes()).expect("a short path")
+    }
+
+    fn write(&mut self, path: Path) -> Write {
+        self.made += 1;
+        let mut value = format!("{}.{}.", self.client, self.made).into_bytes();
+        let len = if self.rng.one_in(6) { self.rng.below(3_000) } else { 0 };
+        value.resize(value.len() + len as usize, b'a' + (self.made % 26) as u8);
+        let ttl = self.rng.below(1000) < self.mix.ttl_per_mille;
+        let ttl_seconds = if ttl { Some(self.rng.below(8)) } else { None };
+        let dir = self.rng.one_in(8);
+        let refresh = !dir && self.rng.one_in(12);
+        let value = if dir || refresh { Bytes::new() } else { Bytes::from(value) };
+        Write { path, value, dir, ttl_seconds, refresh }
+    }
+
+    /// Conditions that held when this client last looked, or one that never did.
+    fn conditions(&mut self, path: Path) -> (Path, Conditions) {
+        let Some((seen, value, index)) = self.last_read.clone() else {
+            return (path, Conditions { value: Some("never".into()), index: None });
+        };
+        let by = self.rng.below(3);
+        let conditions = Conditions { value: (by != 0).then_some(value), index: (by != 1).then_some(index) };
+        (seen, conditions)
+    }
+
+    fn command(&mut self) -> Command {
+        let path = self.path();
+        match self.rng.below(100) {
+            0..30 => Command::Set(self.write(path)),
+            30..40 => Command::Create(self.write(path)),
+            40..48 => {
+                let style = *self.rng.pick(&[NameStyle::Plain, NameStyle::Padded]);
+                Command::CreateInOrder { write: Write { refresh: false, ..self.write(path) }, style }
+            }
+            48..58 => Command::Update(self.write(path)),
+            58..76 => {
+                let (path, conditions) = self.conditions(path);
+                Command::CompareAndSwap { write: self.write(path), conditions }
+            }
+            76..86 => {
+                let (path, conditions) = self.conditions(path);
+                Command::CompareAndDelete { path, conditions }
+            }
+            86..97 => Command::Delete { path, dir: self.rng.one_in(2), recursive: self.rng.one_in(2) },
+            _ => match self.mix.window {
+                Some(events) => Command::SetHistoryWindow { events: self.rng.between(1, events) },
+                None => Command::Set(self.write(path)),
+            },
+        }
+    }
+
+    /// A wish about the tree, where this request is to be one.
+    pub fn draw(&mut self) -> Option<TreeWish> {
+        if self.mix.per_mille == 0 || self.rng.below(1000) >= self.mix.per_mille {
+            return None;
+        }
+        if self.made == 0 && self.mix.begins_after > 0 {
+            self.made = 1;
+            return Some(TreeWish::Command(Command::Begin { index: TreeIndex(self.mix.begins_after) }));
+        }
+        if self.rng.one_in(3) {
+            let path = if self.rng.one_in(3) { Path::root() } else { self.path() };
+            let get = Get { path, recursive: self.rng.one_in(2), bytes_max: 64 << 20 };
+            return Some(TreeWish::Read { get, linearizable: !self.rng.one_in(3) });
+        }
+        Some(TreeWish::Command(self.command()))
+    }
+}
