@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
 use crate::flags::{self, Kind};
-use crate::{cluster, ctl, dev};
+use crate::{cluster, ctl, dev, etcd2};
 
 const ABOUT: &str = "A replicated store that speaks the protocols of the systems people already run";
 
@@ -103,6 +103,7 @@ fn tree() -> Command {
         .disable_help_subcommand(true)
         .subcommands([
             server(),
+            etcd2(),
             Command::new("dev")
                 .about("Run a cluster of three in this process, to try things out")
                 .args([
@@ -152,6 +153,23 @@ fn server() -> Command {
         .about("Run one member of a cluster; takes etcd's flags")
         .long_about(flags::INTRODUCTION)
         .override_usage("quorate server [flags]")
+        .disable_version_flag(true)
+        .args(flags)
+}
+
+/// Flags of etcd 0.4 have any number of letters after one dash or two; here they stand with two.
+fn etcd2() -> Command {
+    let flags = etcd2::table::FLAGS.iter().filter(|flag| !matches!(flag.name, "h" | "help"));
+    let flags = flags.map(|flag| {
+        let arg = Arg::new(flag.name).long(flag.name).help(etcd2::text_of(flag));
+        match flag.kind {
+            etcd2::table::Kind::Bool => arg.action(ArgAction::SetTrue),
+            kind => arg.value_name(kind.placeholder().trim_start()),
+        }
+    });
+    Command::new("etcd2")
+        .about("Run one machine of a cluster; takes the flags of etcd 0.4")
+        .long_about(etcd2::INTRODUCTION)
         .disable_version_flag(true)
         .args(flags)
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use quorate::etcd2::Beside;
 use quorate::{Config, Server};
 use tracing::info;
 use tracing::level_filters::LevelFilter;
@@ -26,10 +27,10 @@ Flags:
   --log-level LEVEL   debug, info, warn or error (default warn)
 
 Ports, with the default base:
-  member    clients    peers
-  m1        2379       2380
-  m2        2389       2390
-  m3        2399       2400
+  member    clients    peers     etcd 0.4
+  m1        2379       2380      2381
+  m2        2389       2390      2391
+  m3        2399       2400      2401
 ";
 
 const MEMBERS: u16 = 3;
@@ -42,12 +43,14 @@ const PORT_STRIDE: u16 = 10;
 struct Ports {
     client: u16,
     peer: u16,
+    /// For clients of etcd 0.4.
+    etcd2: u16,
 }
 
 /// The ports of member `number`, counted from 0; `None` where they would pass 65535.
 fn ports(base: u16, number: u16) -> Option<Ports> {
     let client = base.checked_add(number * PORT_STRIDE)?;
-    Some(Ports { client, peer: client.checked_add(1)? })
+    Some(Ports { client, peer: client.checked_add(1)?, etcd2: client.checked_add(2)? })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -112,7 +115,7 @@ impl Options {
 }
 
 fn port_base(text: &str) -> Result<u16, String> {
-    let highest = u16::MAX - (MEMBERS - 1) * PORT_STRIDE - 1;
+    let highest = u16::MAX - (MEMBERS - 1) * PORT_STRIDE - 2;
     text.parse()
         .ok()
         .filter(|base| (1..=highest).contains(base))
@@ -134,9 +137,14 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let mut servers = Vec::new();
-        for config in configs(options, &table) {
+        let mut beside = Vec::new();
+        for (config, ports) in configs(options, &table).into_iter().zip(&table) {
             let name = config.name().to_owned();
-            servers.push(Server::start(config).with_context(|| format!("cannot start {name}"))?);
+            let server = Server::start(config).with_context(|| format!("cannot start {name}"))?;
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.etcd2));
+            let port = Beside::start(&server.handle(), &name, addr);
+            beside.push(port.with_context(|| format!("cannot serve etcd 0.4's clients of {name}"))?);
+            servers.push(server);
         }
         let ready = async {
             for server in &servers {
@@ -155,6 +163,9 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         eprintln!("stopping; the data stays in {}", options.data_dir.display());
         let stop = async {
+            let closed = tokio::task::spawn_blocking(|| beside.into_iter().for_each(Beside::stop));
+            // It only ends early with a panic, which was reported where it happened.
+            let _ = closed.await;
             for server in servers {
                 server.shutdown().await;
             }
@@ -187,7 +198,7 @@ fn configs(options: &Options, table: &[Ports]) -> Vec<Config> {
 /// Says at once which port is taken and which flag helps, instead of failing halfway.
 fn check_free(table: &[Ports], base: u16) -> anyhow::Result<()> {
     for (number, ports) in table.iter().enumerate() {
-        for (port, role) in [(ports.client, "client"), (ports.peer, "peer")] {
+        for (port, role) in [(ports.client, "client"), (ports.peer, "peer"), (ports.etcd2, "etcd 0.4")] {
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             TcpListener::bind(addr).with_context(|| {
                 format!(
@@ -201,25 +212,29 @@ fn check_free(table: &[Ports], base: u16) -> anyhow::Result<()> {
 }
 
 fn welcome(options: &Options, table: &[Ports]) -> String {
-    let mut text =
-        String::from("A cluster of three is running.\n\n  member    clients                  peers\n");
+    let mut text = String::from(
+        "A cluster of three is running.\n\n  member    clients                  peers             etcd 0.4\n",
+    );
     for (number, ports) in table.iter().enumerate() {
         let _ = writeln!(
             text,
-            "  m{:<8} {:<24} 127.0.0.1:{}",
+            "  m{:<8} {:<24} {:<17} http://127.0.0.1:{}",
             number + 1,
             format!("http://127.0.0.1:{}", ports.client),
-            ports.peer
+            format!("127.0.0.1:{}", ports.peer),
+            ports.etcd2
         );
     }
     let endpoints: Vec<String> = table.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
     let _ = write!(
         text,
-        "\nData: {}\nTry:\n  ETCDCTL_API=3 etcdctl --endpoints {} put greeting hello\n  curl http://127.0.0.1:{}/health\n\n\
+        "\nData: {}\nTry:\n  ETCDCTL_API=3 etcdctl --endpoints {} put greeting hello\n  curl http://127.0.0.1:{}/health\n  \
+         curl -L http://127.0.0.1:{}/v2/keys/greeting -XPUT -d value=hello\n\n\
          Ctrl-C stops it; started again, it finds its data again.\n",
         options.data_dir.display(),
         endpoints.join(","),
-        table[0].client
+        table[0].client,
+        table[0].etcd2
     );
     text
 }
@@ -246,19 +261,22 @@ mod tests {
     #[test]
     fn the_usage_shows_the_table_of_ports_as_it_is() {
         for number in 0..MEMBERS {
-            let Ports { client, peer } = ports(PORT_BASE_DEFAULT, number).expect("in range");
-            let row = format!("m{}        {client}       {peer}", number + 1);
+            let Ports { client, peer, etcd2 } = ports(PORT_BASE_DEFAULT, number).expect("in range");
+            let row = format!("m{}        {client}       {peer}      {etcd2}", number + 1);
             assert!(USAGE.contains(&row), "{row}");
         }
-        assert_eq!(port_base("65514"), Ok(65_514));
-        assert!(ports(65_514, MEMBERS - 1).is_some());
+        assert_eq!(port_base("65513"), Ok(65_513));
+        assert!(port_base("65514").is_err());
+        assert!(ports(65_513, MEMBERS - 1).is_some());
     }
 
     #[test]
     fn a_busy_port_names_the_flag_to_change() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = taken.local_addr().expect("bound").port();
-        let error = check_free(&[Ports { client: port, peer: port }], port).expect_err("busy").to_string();
+        let error = check_free(&[Ports { client: port, peer: port, etcd2: port }], port)
+            .expect_err("busy")
+            .to_string();
         assert!(error.contains(&port.to_string()) && error.contains("--port-base"), "{error}");
     }
 }

@@ -9,7 +9,9 @@ mod cluster;
 mod command_tree;
 mod ctl;
 mod dev;
+mod etcd2;
 mod flags;
+mod invoked_as;
 mod log_file;
 mod logging;
 mod process;
@@ -25,6 +27,7 @@ Usage: quorate COMMAND [flags]
 
 Commands:
   server       run one member of a cluster; takes etcd's flags
+  etcd2        run one machine of a cluster; takes the flags of etcd 0.4
   dev          run a cluster of three in this process, to try things out
   ctl          read and write keys, hold leases and locks, look after members
   cluster      look at a cluster as a whole: quorate cluster info
@@ -37,11 +40,22 @@ Commands:
 ";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let mut arguments = arguments.map(|argument| argument.into_string());
     let arguments: Vec<String> = match arguments.by_ref().collect() {
         Ok(arguments) => arguments,
         Err(bad) => return misused(&format!("the argument {bad:?} is not valid UTF-8")),
     };
+    let variables = std::env::vars_os();
+    let variables =
+        variables.filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    if let Some(chosen) = invoked_as::chosen(program.as_deref(), &arguments, &variables.collect()) {
+        return match chosen.command {
+            "etcd2" => etcd2::main(&arguments, Some(chosen.notice)),
+            _ => server::main(&arguments, Some(chosen.notice)),
+        };
+    }
     let (command, rest) = match arguments.split_first() {
         Some((command, rest)) => (command.as_str(), rest),
         None => {
@@ -50,7 +64,8 @@ fn main() -> ExitCode {
         }
     };
     match command {
-        "server" => server::main(rest),
+        "server" => server::main(rest, None),
+        "etcd2" => etcd2::main(rest, None),
         "dev" => dev::main(rest),
         "ctl" => ctl::main(rest),
         "cluster" => cluster::main(rest),
@@ -69,6 +84,7 @@ fn help(topics: &[String]) -> ExitCode {
     match topics.first().map(String::as_str) {
         None => print!("{USAGE}"),
         Some("server") => print!("{}", flags::page()),
+        Some("etcd2") => print!("{}", etcd2::page()),
         Some("dev") => print!("{}", dev::USAGE),
         Some("ctl") => return ctl::main(&asking_for_help(topics)),
         Some("cluster") => return cluster::main(&asking_for_help(topics)),

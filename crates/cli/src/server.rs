@@ -14,8 +14,8 @@ use crate::logging::{self, Format};
 use crate::process::{self, StopSignals};
 use crate::version;
 
-/// Runs the command.
-pub fn main(arguments: &[String]) -> ExitCode {
+/// Runs the command. `chosen` says why it runs, where the program's name decided.
+pub fn main(arguments: &[String], chosen: Option<Notice>) -> ExitCode {
     let flag_values = match flags::read(arguments) {
         Ok(Reading::Help) => {
             print!("{}", flags::page());
@@ -32,7 +32,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let settings = match Settings::gather(flag_values) {
-        Ok(settings) => settings,
+        Ok(mut settings) => {
+            settings.notices.extend(chosen);
+            settings
+        }
         Err(error) => {
             eprintln!("quorate server: {error:#}\n{}", flags::USAGE_HINT);
             return ExitCode::FAILURE;

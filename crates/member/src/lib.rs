@@ -19,4 +19,4 @@ pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, Reque
 pub use joining::{AbsorbRefusal, Admitted, JoinError, JoinRefusal, Newcomer};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
-pub use shell::{HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, start};
+pub use shell::{HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, has_data, start};

@@ -37,6 +37,7 @@
 
 mod cluster;
 mod config;
+pub mod etcd2;
 mod server;
 mod tls;
 mod url;

@@ -183,7 +183,7 @@ impl Server {
     }
 }
 
-fn member_config(plan: &Plan, peer_tls: PeerTls) -> quorate_member::Config {
+pub(crate) fn member_config(plan: &Plan, peer_tls: PeerTls) -> quorate_member::Config {
     let text = |urls: &[Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut config = quorate_member::Config::new(plan.name.clone());
     if let Storage::Folder { data_dir, wal_dir } = &plan.storage {
@@ -218,7 +218,7 @@ fn member_config(plan: &Plan, peer_tls: PeerTls) -> quorate_member::Config {
     config
 }
 
-fn listen_config(plan: &Plan, tls: Option<ListenTls>) -> ListenConfig {
+pub(crate) fn listen_config(plan: &Plan, tls: Option<ListenTls>) -> ListenConfig {
     let mut config = ListenConfig::new(plan.listen_client.plain.clone());
     config.tls = tls;
     config.reuse_port = plan.clients.reuse_port;

@@ -1,4 +1,4 @@
-//! The one HTTP request that tests need: a GET of a page, without a client library in between.
+//! The HTTP requests that tests need, without a client library in between.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,9 +10,22 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Gets `path` from `addr`; returns status and body.
 pub fn get(addr: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    send(addr, "GET", path, "")
+}
+
+/// Sends a request with a form, or with nothing in it; returns status and body.
+pub fn send(addr: &str, method: &str, path: &str, form: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n")?;
+    if !form.is_empty() {
+        write!(
+            stream,
+            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+            form.len()
+        )?;
+    }
+    write!(stream, "\r\n{form}")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("the answer did not end")?;
     let answer = String::from_utf8_lossy(&answer).into_owned();

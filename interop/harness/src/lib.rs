@@ -12,6 +12,6 @@ mod process;
 
 pub use ca::Ca;
 pub use cluster::{Cluster, Member};
-pub use http::get as http_get;
+pub use http::{get as http_get, send as http_send};
 pub use ports::{free_port, free_ports};
 pub use process::{Process, WAIT_MAX, wait_until};

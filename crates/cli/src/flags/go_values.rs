@@ -1,7 +1,7 @@
 //! Values in the notation of Go's `flag` package, so that command lines written for etcd read the same here.
 
 /// `true`, `false` and their short forms.
-pub(super) fn bool(text: &str) -> Result<bool, String> {
+pub fn bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -10,7 +10,7 @@ pub(super) fn bool(text: &str) -> Result<bool, String> {
 }
 
 /// A signed number: decimal, `0x`, `0o`, `0b`, or octal after a leading zero; `_` may separate digits.
-pub(super) fn int(text: &str) -> Result<i64, String> {
+pub fn int(text: &str) -> Result<i64, String> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -16,8 +16,9 @@ mod values;
 
 pub use config_file::read as read_config_file;
 pub use environment::apply as apply_environment;
+pub use go_values::{bool as go_bool, int as go_int};
 pub use help::{INTRODUCTION, USAGE_HINT, page, text_of};
-pub use reader::{Reading, read};
+pub use reader::{Known, ReadError, Reading, read, walk};
 pub use table::all;
 pub use values::{Notice, Severity, Values};
 

@@ -41,9 +41,23 @@ impl ReadError {
     }
 }
 
-/// Reads `arguments`, which come after the subcommand.
-pub fn read(arguments: &[String]) -> Result<Reading, ReadError> {
-    let mut values = Values::default();
+/// What a table of flags says of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It may stand alone.
+    Bool,
+    /// A value follows.
+    Valued,
+    No,
+}
+
+/// Walks over `arguments`, which come after the subcommand, and hands each flag with its text to `take`, in order.
+/// Returns false where help is asked for by a flag that the table does not have.
+pub fn walk(
+    arguments: &[String],
+    known: impl Fn(&str) -> Known,
+    mut take: impl FnMut(&str, String) -> Result<(), ReadError>,
+) -> Result<bool, ReadError> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let Some(body) = argument.strip_prefix('-').filter(|body| !body.is_empty()) else {
@@ -53,7 +67,7 @@ pub fn read(arguments: &[String]) -> Result<Reading, ReadError> {
         if body.is_empty() {
             return match rest.next() {
                 Some(extra) => Err(ReadError::Extra(extra.clone())),
-                None => Ok(Reading::Values(values)),
+                None => Ok(true),
             };
         }
         if body.starts_with('-') || body.starts_with('=') {
@@ -63,24 +77,35 @@ pub fn read(arguments: &[String]) -> Result<Reading, ReadError> {
             Some((name, value)) => (name, Some(value)),
             None => (body, None),
         };
-        let Some(flag) = find(name) else {
-            if name == "h" || name == "help" {
-                return Ok(Reading::Help);
-            }
-            return Err(ReadError::Unknown(name.to_owned()));
-        };
-        let text = match (inline, flag.kind) {
+        let text = match (inline, known(name)) {
+            (_, Known::No) if name == "h" || name == "help" => return Ok(false),
+            (_, Known::No) => return Err(ReadError::Unknown(name.to_owned())),
             (Some(value), _) => value.to_owned(),
-            (None, Kind::Bool) => "true".to_owned(),
-            (None, _) => rest.next().ok_or_else(|| ReadError::NoValue(name.to_owned()))?.clone(),
+            (None, Known::Bool) => "true".to_owned(),
+            (None, Known::Valued) => rest.next().ok_or_else(|| ReadError::NoValue(name.to_owned()))?.clone(),
         };
+        take(name, text)?;
+    }
+    Ok(true)
+}
+
+/// Reads the arguments of `quorate server`.
+pub fn read(arguments: &[String]) -> Result<Reading, ReadError> {
+    let mut values = Values::default();
+    let known = |name: &str| match find(name).map(|flag| flag.kind) {
+        Some(Kind::Bool) => Known::Bool,
+        Some(_) => Known::Valued,
+        None => Known::No,
+    };
+    let read = walk(arguments, known, |name, text| {
+        let flag = find(name).ok_or_else(|| ReadError::Unknown(name.to_owned()))?;
         values.set(flag, &text, Source::Flag).map_err(|reason| ReadError::BadValue {
             name: name.to_owned(),
             text,
             reason,
-        })?;
-    }
-    Ok(Reading::Values(values))
+        })
+    })?;
+    Ok(if read { Reading::Values(values) } else { Reading::Help })
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn a_member_alone_is_configured_by_a_file() {
 #[test]
 fn dev_prints_its_endpoints_and_finds_its_data_again() {
     let (_guard, folder) = scratch();
-    let base = free_ports(22);
+    let base = free_ports(23);
     let start = || {
         let mut command = Command::new(binary());
         command

@@ -3,6 +3,7 @@
 mod bad_input;
 mod command_line;
 mod ctl;
+mod etcd2;
 mod lifecycle;
 mod tls;
 

@@ -38,6 +38,11 @@ fn say(member: &mut Member, text: &str) {
 
 /// `GET /health` over TLS: the answer, or why there is none.
 fn health(addr: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<String, String> {
+    get(addr, "/health", ca, shown)
+}
+
+/// A GET over TLS: the answer, or why there is none.
+pub fn get(addr: &str, path: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<String, String> {
     let settings = Settings {
         cert_file: shown.map(|(cert, _)| cert.clone()),
         key_file: shown.map(|(_, key)| key.clone()),
@@ -54,7 +59,7 @@ fn health(addr: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<S
             tls.connect("127.0.0.1", stream, PATIENCE).await.map_err(|error| error.to_string())?;
         let explain = |error: std::io::Error| tls.explain(&error).unwrap_or_else(|| error.to_string());
         stream
-            .write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
             .await
             .map_err(explain)?;
         stream.flush().await.map_err(explain)?;

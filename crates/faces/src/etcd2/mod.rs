@@ -15,6 +15,7 @@ mod keys;
 mod locks;
 mod members;
 mod params;
+pub mod peer;
 mod routes;
 mod speed;
 mod standby;

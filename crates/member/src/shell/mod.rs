@@ -22,5 +22,5 @@ pub(crate) use inbox::{Full, Inbox};
 pub use peer_http::{HttpConnection, PeerHttp};
 pub(crate) use pool::Pool;
 pub use running::{Running, Stopped};
-pub use start::{StartError, start};
+pub use start::{StartError, has_data, start};
 pub(crate) use transport::ask;

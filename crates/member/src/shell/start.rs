@@ -116,8 +116,15 @@ pub fn start_on(base: Base) -> Result<Running, StartError> {
     run(base, stages, book, feeds, clock)
 }
 
+/// Whether a member started with these settings finds data of its own, or of the cluster that it is about to join. Else
+/// its start will be its first.
+pub fn has_data(config: &Config) -> Result<bool, StartError> {
+    let (wal_disk, disk, _lock) = disks(config)?;
+    holds_data(&wal_disk, &disk, &open_config(config).wal)
+}
+
 /// Whether the folder has a member's data, or is about to begin some.
-fn has_data(
+fn holds_data(
     wal_disk: &Arc<dyn Disk>,
     disk: &Arc<dyn Disk>,
     wal: &quorate_wal::Config,
@@ -136,7 +143,7 @@ fn join_by_request(
     disk: &Arc<dyn Disk>,
 ) -> Result<(), StartError> {
     let open_config = open_config(config);
-    if has_data(wal_disk, disk, &open_config.wal)? {
+    if holds_data(wal_disk, disk, &open_config.wal)? {
         if !join.rejoin_if_removed || !was_removed(config, join, wal_disk, disk)? {
             return Ok(());
         }
@@ -261,7 +268,7 @@ fn founding(
     disk: &Arc<dyn Disk>,
     open: &OpenConfig,
 ) -> Result<Option<Founding>, StartError> {
-    let exists = has_data(wal_disk, disk, &open.wal)?;
+    let exists = holds_data(wal_disk, disk, &open.wal)?;
     let incarnation = Incarnation(random_u64());
     if config.initial_state == InitialState::Existing {
         return if exists { Ok(None) } else { joiner::ask_who_we_are(config, incarnation).map(Some) };

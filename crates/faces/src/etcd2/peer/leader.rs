@@ -1,0 +1,124 @@
+//! What the leader does for the cluster: it gives newcomers a vote while there is room, and keeps the tree's list of
+//! machines equal to the member list.
+//!
+//! Invariant: one machine decides at a time, and each change is conditional on what it read, so that a leader that does
+//! not know yet that it was replaced changes nothing wrongly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_member::{Handle, Member, MembershipRequest, RequestError};
+
+use super::registry::{Entry, MACHINES, Registry, RegistryError, STANDBYS, is_ours, value_of};
+use super::settings::ClusterSettings;
+
+/// Between two looks at the member list.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// The tree is compared this often even where the member list has not changed.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
+/// A listed machine that no member is called like goes after so long. Who removes a machine takes it off the list
+/// himself; between the removal of a machine and the admission of the one that replaces it the name stands for nobody.
+const NAMELESS_MAX: Duration = Duration::from_secs(10);
+
+/// Goes on until it is dropped.
+pub async fn keep(handle: Handle, founded: ClusterSettings) {
+    let registry = Registry { handle: handle.clone() };
+    let mut settled: Option<(Arc<Vec<Member>>, Instant)> = None;
+    let mut nameless = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        if !handle.status().is_leader {
+            settled = None;
+            nameless.clear();
+            continue;
+        }
+        let members = handle.members();
+        let is_settled = settled
+            .as_ref()
+            .is_some_and(|(known, since)| Arc::ptr_eq(known, &members) && since.elapsed() < COMPARE_INTERVAL);
+        if is_settled {
+            continue;
+        }
+        match reconcile(&registry, &members, founded, &mut nameless).await {
+            Ok(true) => settled = Some((members, Instant::now())),
+            Ok(false) => {}
+            // Tried again at once: elections, races with another leader, and a list that changed meanwhile pass.
+            Err(error) => tracing::debug!(%error, "the list of machines is not up to date yet"),
+        }
+    }
+}
+
+/// Makes the tree, and who votes, what the member list and the settings say. False: there is more to do.
+async fn reconcile(
+    registry: &Registry,
+    members: &[Member],
+    founded: ClusterSettings,
+    nameless: &mut BTreeMap<String, Instant>,
+) -> Result<bool, RegistryError> {
+    registry.handle.read_index().await?;
+    let settings = registry.settings(founded).await?;
+    let room_for_votes = usize::try_from(settings.active_size).unwrap_or(usize::MAX);
+    let votes = members.iter().filter(|member| !member.is_learner).count();
+    let mut done = true;
+    if votes < room_for_votes
+        && let Some(next) = members.iter().find(|member| member.is_learner && !member.name.is_empty())
+    {
+        match registry.handle.change_membership(MembershipRequest::Promote { id: next.id }).await {
+            Ok(_) => tracing::info!(name = next.name, member = %next.id, "gave a machine its vote"),
+            // It has not caught up yet, mostly.
+            Err(RequestError::Refused { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        done = false;
+    }
+    let machines = registry.list(MACHINES).await?;
+    let standbys = registry.list(STANDBYS).await?;
+    let is_full = votes >= room_for_votes;
+    let mut named: Vec<&Member> = members.iter().filter(|member| !member.name.is_empty()).collect();
+    named.sort_by(|one, other| one.name.cmp(&other.name));
+    for member in named {
+        let Some(value) = value_of(member) else {
+            done = false;
+            continue;
+        };
+        if !member.is_learner {
+            write_if_it_differs(registry, MACHINES, &machines, &member.name, value).await?;
+        } else if is_full {
+            write_if_it_differs(registry, STANDBYS, &standbys, &member.name, value).await?;
+        }
+    }
+    let named = |entry: &Entry| members.iter().find(|member| member.name == entry.name);
+    let listed =
+        machines.iter().map(|entry| (MACHINES, entry)).chain(standbys.iter().map(|entry| (STANDBYS, entry)));
+    nameless.retain(|name, _| members.iter().all(|member| member.name != *name));
+    for (directory, entry) in listed.filter(|(_, entry)| is_ours(&entry.value)) {
+        let goes = match named(entry) {
+            Some(member) if directory == STANDBYS => !member.is_learner,
+            // One that is about to get its vote keeps its place, and with it the index at which it was made.
+            Some(member) => member.is_learner && is_full,
+            None => {
+                let since = *nameless.entry(entry.name.clone()).or_insert_with(Instant::now);
+                since.elapsed() > NAMELESS_MAX
+            }
+        };
+        if goes {
+            registry.remove(directory, &entry.name).await?;
+        }
+    }
+    Ok(done)
+}
+
+async fn write_if_it_differs(
+    registry: &Registry,
+    directory: &'static [u8],
+    known: &[Entry],
+    name: &str,
+    value: String,
+) -> Result<(), RegistryError> {
+    let known = known.iter().find(|entry| entry.name == name);
+    if known.is_some_and(|known| known.value == value) {
+        return Ok(());
+    }
+    registry.put(directory, name, value, known).await
+}
