@@ -29,6 +29,7 @@ pub struct Source {
 
 pub const SOURCES: &[Source] = &[
     Source { flag: "--etcdctl", name: "etcdctl", lacks: no_debian, fetch: etcdctl },
+    Source { flag: "--etcd", name: "etcd", lacks: no_debian, fetch: etcd },
     Source { flag: "--python", name: "python etcd3", lacks: no_python, fetch: python },
     Source { flag: "--go", name: "go clientv3", lacks: no_go, fetch: go },
     Source {
@@ -73,8 +74,18 @@ fn no_debian() -> Option<String> {
 
 /// Debian's etcdctl.
 fn etcdctl(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
-    let folder = scratch.join("etcdctl");
-    let program = folder.join("usr/bin/etcdctl");
+    debian(job, scratch, "etcd-client", "etcdctl")
+}
+
+/// Debian's etcd: the last series that has the v2 API.
+fn etcd(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    debian(job, scratch, "etcd-server", "etcd")
+}
+
+/// A program of one of Debian's packages.
+fn debian(job: &mut Job, scratch: &Path, package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let folder = scratch.join(program);
+    let program = folder.join("usr/bin").join(program);
     if program.is_file() {
         return Ok(program);
     }
@@ -84,11 +95,7 @@ fn etcdctl(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&packages)?;
     let options = private_lists(&apt)?;
     job.run(Command::new("apt-get").args(&options).args(["-q", "update"]))?;
-    job.run(Command::new("apt-get").current_dir(&packages).args(&options).args([
-        "-q",
-        "download",
-        "etcd-client",
-    ]))?;
+    job.run(Command::new("apt-get").current_dir(&packages).args(&options).args(["-q", "download", package]))?;
     let package = std::fs::read_dir(&packages)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -124,9 +131,9 @@ fn no_python() -> Option<String> {
     venv.err().map(|_| "python3 has no venv".to_owned())
 }
 
-/// A Python interpreter with `etcd3` and the protobuf that it needs.
+/// A Python interpreter with `etcd3`, the protobuf that it needs, and `python-etcd`.
 fn python(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
-    virtual_environment(job, scratch, "python", "interop/python/requirements.txt", "import etcd3")
+    virtual_environment(job, scratch, "python", "interop/python/requirements.txt", "import etcd3, etcd")
 }
 
 /// The interpreter of an environment with what `requirements` lists; `check` is Python that must run in it.

@@ -1,6 +1,6 @@
 //! Drives three real `quorate server` processes with other projects' clients.
 //!
-//! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--python PATH] [--go PATH]
+//! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--etcd PATH] [--python PATH] [--go PATH]
 //! [--etcdctl-distro PATH] [--aetcd PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
 //! [--contention-minutes N]`. A scenario whose client is not given is listed as skipped. The last line counts.
 
@@ -43,6 +43,7 @@ fn options() -> anyhow::Result<Options> {
             "--binary" => tools.binary = value.into(),
             "--folder" => folder = Some(PathBuf::from(value)),
             "--etcdctl" => tools.etcdctl = Some(value.into()),
+            "--etcd" => tools.etcd = Some(value.into()),
             "--python" => tools.python = Some(value.into()),
             "--go" => tools.go = Some(value.into()),
             "--etcdctl-distro" => tools.etcdctl_distro = Some(value.into()),

@@ -15,7 +15,9 @@ use anyhow::Context as _;
 pub struct Tools {
     pub binary: PathBuf,
     pub etcdctl: Option<PathBuf>,
-    /// A Python interpreter that has `etcd3`.
+    /// Debian's etcd, to compare with.
+    pub etcd: Option<PathBuf>,
+    /// A Python interpreter that has `etcd3` and `python-etcd`.
     pub python: Option<PathBuf>,
     /// The built program of `interop/go`.
     pub go: Option<PathBuf>,
@@ -41,6 +43,7 @@ impl Default for Tools {
         Self {
             binary: PathBuf::new(),
             etcdctl: None,
+            etcd: None,
             python: None,
             go: None,
             etcdctl_distro: None,

@@ -36,7 +36,6 @@ pub const REFRESH_WITHOUT_TTL: u16 = 212;
 pub const RAFT_INTERNAL: u16 = 300;
 pub const DURING_ELECTION: u16 = 301;
 pub const EVENT_INDEX_CLEARED: u16 = 401;
-pub const STANDBY_INTERNAL: u16 = 402;
 
 /// The message that goes with a code; empty for a code that the protocol does not have.
 #[must_use]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 use quorate_ids::{LogIndex, Term, TreeIndex};
-use quorate_member::{Applied, ModelReply};
+use quorate_member::{Applied, ModelReply, RequestError};
 use quorate_models::{ModelId, tree};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -200,8 +200,17 @@ impl Thread {
         }
     }
 
+    /// A member that has failed, because its data differ from the others' for one, shows nothing of it any more.
+    pub(super) fn check_serving(&self) -> Result<(), Error> {
+        match self.handle().status().failed {
+            None => Ok(()),
+            Some(reason) => Err(Error::from(RequestError::Stopped { reason }).at(self.index())),
+        }
+    }
+
     /// Reads a node and what is in it.
     pub(super) async fn read(&self, path: tree::Path, recursive: bool) -> Result<Read, Error> {
+        self.check_serving()?;
         let index = || self.index();
         let small = tree::Get { path, recursive, bytes_max: SMALL_READ_BYTES_MAX };
         let mut share = None;

@@ -18,7 +18,6 @@ mod params;
 pub mod peer;
 mod routes;
 mod speed;
-mod standby;
 mod stats;
 mod watch;
 
@@ -35,8 +34,6 @@ use tokio::sync::Semaphore;
 
 use self::errors::Error;
 use crate::listener::{Answering, Body, Face, ThreadFace};
-
-pub use standby::Standby;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";

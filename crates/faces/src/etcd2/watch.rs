@@ -312,6 +312,7 @@ impl Thread {
         watch: tree::Watch,
         asked: u64,
     ) -> Result<tree::Event, Error> {
+        self.check_serving()?;
         let (index, mut following) = self.follow(watch, asked, false);
         match following.next().await? {
             Some(happened) => self.loaded(happened.event()).await,
@@ -331,6 +332,7 @@ impl Thread {
         {
             return Ok(redirect);
         }
+        self.check_serving()?;
         let watch = tree::Watch { path, recursive: asked.recursive };
         let (index, mut following) = self.follow(watch, asked.index, asked.stream);
         let headers = self.headers(index, None).await;

@@ -3,6 +3,7 @@
 mod contention;
 mod membership;
 mod secured;
+mod v2;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -37,6 +38,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "client certificates",
         needs: |tools| tools.go.is_some() && tools.etcdctl.is_some(),
         run: secured::client_certificates,
+    },
+    Scenario {
+        name: "v2 clients",
+        needs: |tools| tools.python.is_some() && tools.etcdctl.is_some(),
+        run: v2::clients,
+    },
+    Scenario {
+        name: "v2 beside etcd",
+        needs: |tools| tools.python.is_some() && tools.etcd.is_some(),
+        run: v2::beside_etcd,
     },
     Scenario { name: "refusals", needs: |tools| tools.go.is_some(), run: refusals },
     Scenario { name: "killed under load", needs: |tools| tools.go.is_some(), run: killed_under_load },
