@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quorate_interop::{Ca, Process, WAIT_MAX, free_port, http_get};
+use quorate_interop::{Ca, Process, WAIT_MAX, free_port, http_get, http_send, wait_until};
 
 use super::tls;
 use super::{binary, quorate, scratch};
@@ -54,10 +54,28 @@ impl Machine {
         self.process.as_mut().expect("it was started")
     }
 
+    fn kill(&mut self) {
+        self.process = None;
+    }
+
     fn stop(&mut self) {
         let mut process = self.process.take().expect("it was started");
         process.signal("INT").expect("sent");
         assert_eq!(process.wait(WAIT_MAX).expect("a stop in bounded time").code(), Some(0));
+    }
+
+    fn put(&self, key: &str, value: &str) -> (u16, String) {
+        http_send(&self.client, "PUT", &format!("/v2/keys/{key}"), &format!("value={value}"))
+            .expect("an answer")
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        http_get(&self.client, path).expect("an answer")
+    }
+
+    fn holds(&self, key: &str, value: &str) -> bool {
+        http_get(&self.client, &format!("/v2/keys/{key}"))
+            .is_ok_and(|(status, body)| status == 200 && body.contains(&format!("\"value\":\"{value}\"")))
     }
 }
 
@@ -116,7 +134,7 @@ fn called_etcd_it_runs_as_the_etcd_that_flags_and_folder_are_of() {
     machine.run(&[]);
     let said = machine.process().output();
     assert!(said.contains("running 'quorate etcd2', because -"), "{said}");
-    assert_eq!(http_get(&machine.client, "/version").expect("an answer"), (200, "etcd 0.3.0+git".to_owned()));
+    assert_eq!(machine.get("/version"), (200, "etcd 0.3.0+git".to_owned()));
     machine.stop();
     // The folder says it, too, to flags that are of both; its addresses are free to take others.
     let mut command = Command::new(&etcd);
@@ -132,6 +150,110 @@ fn called_etcd_it_runs_as_the_etcd_that_flags_and_folder_are_of() {
     // And 'quorate server' takes none of it.
     let (said, _) = failure(&["server", "-peer-addr", "127.0.0.1:1"]);
     assert!(said.contains("flag provided but not defined: -peer-addr"), "{said}");
+}
+
+#[test]
+fn a_machine_keeps_its_data_until_it_is_told_to_start_afresh() {
+    let (_guard, folder) = scratch();
+    let mut machine = Machine::new(&folder, "m1");
+    machine.run(&[]);
+    let (status, body) = machine.put("foo", "bar");
+    assert_eq!(status, 201, "{body}");
+    assert!(body.contains("\"modifiedIndex\":2"), "the machine's own join is index 1: {body}");
+    machine.kill();
+    machine.run(&["-peers", "127.0.0.1:1"]);
+    assert!(machine.holds("foo", "bar"));
+    machine.stop();
+    machine.run(&["-f"]);
+    let (status, body) = machine.get("/v2/keys/foo");
+    assert_eq!(status, 404, "{body}");
+    machine.stop();
+    let mut other = Machine::new(&folder, "m2");
+    other.folder.clone_from(&machine.folder);
+    assert_eq!(other.start(&[]).wait(WAIT_MAX).expect("it ends").code(), Some(1));
+    let said = other.process().output();
+    assert!(said.contains("the data folder belongs to member"), "{said}");
+}
+
+#[test]
+fn machines_find_each_other_through_discovery() {
+    let (_guard, folder) = scratch();
+    let mut service = Machine::new(&folder, "service");
+    service.run(&[]);
+    let url = format!("http://{}/v2/keys/_etcd/registry/token", service.client);
+    let mut first = Machine::new(&folder, "m1");
+    first.run(&["-discovery", &url]);
+    let mut second = Machine::new(&folder, "m2");
+    second.run(&["-discovery", &url]);
+    assert_eq!(first.put("foo", "bar").0, 201);
+    wait_until("the second machine has it", || second.holds("foo", "bar")).expect("replicated");
+    let (_, listed) = service.get("/v2/keys/_etcd/registry/token");
+    assert!(listed.contains(&first.peer) && listed.contains(&second.peer), "{listed}");
+    // A service that does not answer, and nobody named beside it.
+    let mut alone = Machine::new(&folder, "m3");
+    let process = alone.start(&["-discovery", "http://127.0.0.1:1/token"]);
+    assert_eq!(process.wait(WAIT_MAX).expect("it ends").code(), Some(1));
+    let said = process.output();
+    assert!(said.contains("must register itself to discovery service as required"), "{said}");
+}
+
+#[test]
+fn a_removed_machine_leaves_with_status_0_and_joins_again_as_a_new_one() {
+    let (_guard, folder) = scratch();
+    let mut first = Machine::new(&folder, "m1");
+    first.run(&[]);
+    let mut second = Machine::new(&folder, "m2");
+    second.run(&["-peers", &first.peer]);
+    let id = |machine: &mut Machine| {
+        let said = machine.process().output();
+        said.split("member=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_owned()
+    };
+    let before = id(&mut second);
+    let (status, body) = http_send(&first.peer, "DELETE", "/v2/admin/machines/m2", "").expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(second.process().wait(WAIT_MAX).expect("it leaves").code(), Some(0));
+    wait_until("it is no longer listed", || first.get("/v2/keys/_etcd/machines/m2").0 == 404)
+        .expect("unlisted");
+    let (status, body) = http_send(&first.peer, "DELETE", "/remove/m2", "").expect("an answer");
+    assert_eq!(status, 404, "{body}");
+    // It remembers where the others are.
+    second.run(&[]);
+    assert_ne!(id(&mut second), before);
+    assert_eq!(first.put("foo", "bar").0, 201);
+    wait_until("it has what was written", || second.holds("foo", "bar")).expect("replicated");
+}
+
+#[test]
+fn beyond_the_active_size_machines_stand_by_until_there_is_room() {
+    let (_guard, folder) = scratch();
+    let mut machines: Vec<Machine> = (1..=4).map(|n| Machine::new(&folder, &format!("m{n}"))).collect();
+    let peer = machines[0].peer.clone();
+    machines[0].run(&["-cluster-active-size", "3"]);
+    for machine in &mut machines[1..] {
+        machine.run(&["-peers", &peer]);
+    }
+    let modes = |peer: &str| http_get(peer, "/v2/admin/machines").expect("an answer").1;
+    let listed = modes(&peer);
+    assert_eq!(
+        (listed.matches("\"mode\":\"peer\"").count(), listed.matches("\"mode\":\"standby\"").count()),
+        (3, 1),
+        "{listed}"
+    );
+    assert_eq!(machines[0].get("/v2/keys/_etcd/standbys/m4").0, 200);
+    assert_eq!(machines[0].get("/v2/keys/_etcd/machines/m4").0, 404);
+    // A place becomes free.
+    assert_eq!(http_send(&peer, "DELETE", "/v2/admin/machines/m3", "").expect("an answer").0, 200);
+    wait_until("the standby votes", || machines[0].get("/v2/keys/_etcd/machines/m4").0 == 200)
+        .expect("promoted");
+    wait_until("it no longer stands by", || machines[0].get("/v2/keys/_etcd/standbys/m4").0 == 404)
+        .expect("unlisted");
+    // Or the cluster may be larger.
+    machines[2].run(&["-peers", &peer]);
+    wait_until("it stands by", || machines[0].get("/v2/keys/_etcd/standbys/m3").0 == 200).expect("a standby");
+    let (status, body) =
+        http_send(&machines[1].peer, "PUT", "/v2/admin/config", "{\"activeSize\":5}").expect("an answer");
+    assert_eq!((status, body.contains("\"activeSize\":5")), (200, true), "{body}");
+    wait_until("it votes", || machines[0].get("/v2/keys/_etcd/machines/m3").0 == 200).expect("promoted");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The scenarios. Each has a cluster and a folder of its own.
 
 mod contention;
+mod etcd2;
 mod membership;
 mod secured;
 mod v2;
@@ -61,6 +62,7 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: |tools| tools.go.is_some() && tools.etcdctl.is_some(),
         run: membership::members_changed_under_load,
     },
+    Scenario { name: "etcd 0.4 guide", needs: etcd2::has_curl, run: etcd2::clustering_guide },
     Scenario { name: "far behind", needs: |tools| tools.go.is_some(), run: far_behind },
 ];
 
