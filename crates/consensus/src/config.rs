@@ -44,6 +44,8 @@ pub struct Config {
     pub pre_vote: bool,
     /// A leader that hears from no majority for an election timeout steps down.
     pub check_quorum: bool,
+    /// Note what happens for [`crate::Consensus::take_observations`].
+    pub observe: bool,
     /// A deliberate mistake.
     #[cfg(feature = "mutants")]
     pub mutant: Mutant,
@@ -66,6 +68,7 @@ impl Config {
             seed,
             pre_vote: true,
             check_quorum: true,
+            observe: false,
             #[cfg(feature = "mutants")]
             mutant: Mutant::None,
         }

@@ -18,6 +18,7 @@ use crate::entry::{Entry, HardState, member};
 use crate::log::MemoryLog;
 use crate::membership::{Membership, MembershipChange, MembershipError, SnapshotPoint};
 use crate::message::{Message, MessageKind};
+use crate::observe::Observed;
 use crate::outstanding::Outstanding;
 use crate::reads::{ReadOutcome, ReadToken};
 use crate::ready::RoleChange;
@@ -76,6 +77,7 @@ pub struct Consensus {
     pub(crate) outstanding: Outstanding,
     pub(crate) unjudged: VecDeque<LogIndex>,
     pub(crate) reported_role: Option<RoleChange>,
+    pub(crate) observed: Observed,
     pub(crate) ticks: u64,
     timeouts: ElectionTimeouts,
     timeout_for: (StateRole, u64, u64),
@@ -118,6 +120,7 @@ impl Consensus {
             outstanding: Outstanding::new((node.raft.term, node.raft.vote)),
             unjudged: VecDeque::new(),
             reported_role: None,
+            observed: Observed::default(),
             ticks: 0,
             timeout_for: (node.raft.state, node.raft.term, node.raft.leader_id),
             config,
@@ -137,10 +140,13 @@ impl Consensus {
             && raft.promotable()
             && raft.election_elapsed + 1 >= self.election_timeout_ticks;
         // An election that may not begin yet waits for the next tick.
-        if !would_campaign || self.may_campaign() {
+        let ticks = !would_campaign || self.may_campaign();
+        let before = self.before(None);
+        if ticks {
             self.node.tick();
         }
         self.settle();
+        self.compare(before, would_campaign && ticks);
     }
 
     /// Takes a message of a peer. An error means that it had no effect.
@@ -154,8 +160,10 @@ impl Consensus {
             message.readdress(self.node.raft.leader_id, self.node.raft.term);
         }
         let from = message.from();
+        let before = self.before(Some(&message));
         let stepped = self.node.step(message.into_raft());
         self.settle();
+        self.compare(before, false);
         stepped.map_err(|error| match error {
             raft::Error::StepPeerNotFound => StepError::UnknownMember { from },
             other => StepError::Refused(other.to_string()),
@@ -206,8 +214,10 @@ impl Consensus {
         if raft.state == StateRole::Leader || !self.may_campaign() {
             return false;
         }
+        let before = self.before(None);
         let stepped = self.node.campaign();
         self.settle();
+        self.compare(before, false);
         stepped.is_ok()
     }
 
@@ -289,6 +299,7 @@ impl Consensus {
         assert_eq!(next, Some(index), "membership entries are judged once each, in order");
         let Some(change) = change else { return Ok(self.membership()) };
         let expected = self.membership().after(change)?;
+        let before = self.before(None);
         let state = self
             .node
             .apply_conf_change(&change.to_raft())
@@ -301,6 +312,7 @@ impl Consensus {
             raft.become_follower(term, raft::INVALID_ID);
         }
         self.settle();
+        self.compare(before, false);
         Ok(expected)
     }
 

@@ -23,6 +23,7 @@ mod entry;
 mod log;
 mod membership;
 mod message;
+mod observe;
 mod outstanding;
 mod proposals;
 mod reads;
@@ -41,6 +42,7 @@ pub use membership::{
     Membership, MembershipChange, MembershipDecodeError, MembershipEntry, MembershipError, SnapshotPoint,
 };
 pub use message::{Message, MessageKind};
+pub use observe::{OBSERVATIONS_MAX, Observation};
 pub use proposals::ProposeError;
 pub use reads::{ReadOutcome, ReadToken};
 pub use ready::{Ready, RoleChange};

@@ -4,6 +4,7 @@ mod elections;
 mod hostile;
 mod leadership;
 mod network;
+mod observing;
 mod scenarios;
 mod snapshots;
 mod wire;
