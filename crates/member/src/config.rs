@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_store::StoreConfig;
 use quorate_tls::{Acceptor, Connector};
 
+use crate::event::Observer;
 use crate::shell::PeerHttp;
 
 /// Whether a member without data founds its cluster or joins one.
@@ -96,6 +97,8 @@ pub struct Config {
     pub background_bytes_per_second: u64,
     /// On the operator's word: give up this member's log and store and start as a new incarnation.
     pub give_up_data: bool,
+    /// Is told what happens, as far as it listens.
+    pub observer: Option<Observer>,
 }
 
 impl Config {
@@ -129,6 +132,7 @@ impl Config {
             feed_bytes_max: 16 * 1024 * 1024,
             background_bytes_per_second: 50_000_000,
             give_up_data: false,
+            observer: None,
         }
     }
 

@@ -19,6 +19,7 @@ use quorate_tls::Connector;
 use tokio::sync::{oneshot, watch};
 
 use crate::core::{Damaged, LeaseAnswer, LogInput, TransferInput};
+use crate::log_view::LogView;
 use crate::membership::{Member, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
@@ -194,6 +195,7 @@ pub(crate) struct Waiting {
     pub proposals: HashMap<u64, Answer>,
     pub reads: HashMap<u64, ReadAnswer>,
     pub leases: HashMap<u64, oneshot::Sender<Result<LeaseAnswer, RequestError>>>,
+    pub logs: HashMap<u64, oneshot::Sender<Result<LogView, RequestError>>>,
 }
 
 pub(crate) struct Shared {
@@ -374,6 +376,30 @@ impl Handle {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    /// What stands in this member's log from `from` on: at most `entries_max` entries, of about a megabyte.
+    pub async fn log_view(&self, from: LogIndex, entries_max: usize) -> Result<LogView, RequestError> {
+        let input = |seq| LogInput::ReadLog { seq, from, entries_max };
+        self.ask(|waiting| &mut waiting.logs, input, self.shared.request_timeout).await
+    }
+
+    /// Asks for a checkpoint of what is applied now, and waits until one is durable; returns the index it is at.
+    pub async fn checkpoint(&self) -> Result<LogIndex, RequestError> {
+        let wanted = self.shared.visible.borrow().index;
+        let deadline = tokio::time::Instant::now() + self.shared.request_timeout;
+        while self.shared.store.durable_index() < wanted {
+            if let Some(reason) = self.status().failed {
+                return Err(RequestError::Stopped { reason });
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(RequestError::TimedOut);
+            }
+            // Asked again: a checkpoint that was under way already may hold less.
+            self.shared.inbox.push(LogInput::Checkpoint).map_err(|Full| RequestError::Overloaded)?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(self.shared.store.durable_index())
     }
 
     /// Runs `work` on a thread that may wait for the disk. `None`: the member is stopping.

@@ -47,9 +47,11 @@ use quorate_models::ModelId;
 use quorate_store::Frozen;
 
 use crate::envelope::Origin;
+use crate::event::Event;
 use crate::frame::{Lane, SnapshotPoint};
 use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
 use crate::joining::{Offer, Question, Reply};
+use crate::log_view::LogView;
 use crate::membership::{MemberList, MembershipRequest};
 
 pub use absorption::{complete as complete_move, move_to, pending as pending_move};
@@ -101,6 +103,14 @@ pub enum LogInput {
     TransferLeadership {
         to: MemberId,
     },
+    /// Somebody wants to see the log from here on.
+    ReadLog {
+        seq: u64,
+        from: LogIndex,
+        entries_max: usize,
+    },
+    /// Make a checkpoint as soon as one can be cut.
+    Checkpoint,
     /// A whole frame from a peer whose handshake went through.
     Frame {
         from: MemberId,
@@ -199,6 +209,12 @@ pub enum LogOutput {
     },
     Status(Status),
     Members(Arc<MemberList>),
+    /// For whoever observes this member.
+    Event(Event),
+    AnswerLog {
+        seq: u64,
+        view: LogView,
+    },
     /// Leadership has been handed on, or there was none to hand on.
     MayStop,
     /// This member was removed from the cluster.

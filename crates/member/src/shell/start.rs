@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 
 use quorate_disk::{Disk, MemoryDisk, RealDisk};
-use quorate_ids::Incarnation;
+use quorate_ids::{Incarnation, LogIndex};
 use quorate_models::Feeds;
 use quorate_wal::Wal;
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::core::{
     CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, Stages, complete_move, move_to, open,
     pending_move,
 };
+use crate::event::{Event, Peer};
 use crate::handle::{Handle, Identity, Shared, Status, Visible, Waiting};
 use crate::joining::JoinRefusal;
 use crate::membership::{Member, MemberList, cluster_id, member_id};
@@ -102,9 +103,11 @@ pub fn start_on(base: Base) -> Result<Running, StartError> {
     let clock = Clock::start();
     let feeds = Feeds::new(config.feed_bytes_max);
     let open_config = open_config(config);
+    let existed = holds_data(wal_disk, disk, &open_config.wal)?;
     let founding = founding(config, wal_disk, disk, &open_config)?;
     let stages = open(wal_disk, disk, open_config, founding.as_ref(), feeds.clone(), clock.now())?;
     check_owner(config, &stages)?;
+    tell_initial(config, existed, &stages);
     if let Some(cut) = &stages.cut_tail {
         tracing::warn!(
             at = cut,
@@ -205,6 +208,7 @@ fn open_config(config: &Config) -> OpenConfig {
     consensus.election_timeout_ticks = usize::try_from(election_ticks).unwrap_or(usize::MAX);
     consensus.heartbeat_ticks = TICKS_PER_HEARTBEAT as usize;
     consensus.pre_vote = config.pre_vote;
+    consensus.observe = config.observer.is_some();
     OpenConfig {
         wal: quorate_wal::Config {
             segment_size_bytes: config.wal_segment_bytes,
@@ -259,6 +263,16 @@ fn give_up_data(config: &Config, wal_disk: &Arc<dyn Disk>, disk: &Arc<dyn Disk>)
         }
     }
     Ok(())
+}
+
+/// Tells an observer what the folder held, or is about to: nobody where it is new.
+fn tell_initial(config: &Config, existed: bool, stages: &Stages) {
+    let Some(observer) = &config.observer else { return };
+    let (index, servers) = match existed {
+        true => (stages.store.durable_index(), stages.members.iter().map(Peer::of).collect()),
+        false => (LogIndex::ZERO, Vec::new()),
+    };
+    observer.tell(Event::InitialConfiguration { index, servers });
 }
 
 /// What an empty folder becomes; `None` where there is data, or where there is nothing to go by.
@@ -386,6 +400,7 @@ fn run(
         stopped: stopped_sender,
         background_bytes_per_second: config.background_bytes_per_second,
         disk: base.disk.clone(),
+        observer: config.observer.clone(),
     });
     let (batches, to_write) = mpsc::channel();
     let (fronts, to_checkpoint) = mpsc::channel();

@@ -51,6 +51,7 @@ pub struct Links {
     pub stopped: tokio::sync::watch::Sender<Option<super::Stopped>>,
     pub background_bytes_per_second: u64,
     pub disk: Arc<dyn Disk>,
+    pub observer: Option<crate::event::Observer>,
 }
 
 /// A monotonic clock that starts at 1 s, and the wall clock.
@@ -94,7 +95,7 @@ impl Links {
 
     /// Answers everything that still waits; nothing will come for it any more.
     fn give_up_waiting(&self, reason: &str) {
-        let Waiting { proposals, reads, leases } = std::mem::take(&mut *self.waiting());
+        let Waiting { proposals, reads, leases, logs } = std::mem::take(&mut *self.waiting());
         let error = || RequestError::Stopped { reason: reason.to_owned() };
         for answer in proposals.into_values() {
             let _ = answer.send(Err(error()));
@@ -103,6 +104,9 @@ impl Links {
             let _ = answer.send(Err(error()));
         }
         for answer in leases.into_values() {
+            let _ = answer.send(Err(error()));
+        }
+        for answer in logs.into_values() {
             let _ = answer.send(Err(error()));
         }
     }
@@ -200,6 +204,16 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
             let me = shared.identity.member;
             let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
             links.transfer.report(TransferInput::Peers(peers));
+        }
+        LogOutput::Event(event) => {
+            if let Some(observer) = &links.observer {
+                observer.tell(event);
+            }
+        }
+        LogOutput::AnswerLog { seq, view } => {
+            if let Some(answer) = links.waiting().logs.remove(&seq) {
+                let _ = answer.send(Ok(view));
+            }
         }
         LogOutput::MayStop => links.may_stop.store(true, Ordering::Release),
         LogOutput::Removed => {

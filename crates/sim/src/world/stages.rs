@@ -170,6 +170,8 @@ impl World {
             }
             // No newcomer asks to join in this world.
             LogOutput::MayStop
+            | LogOutput::Event(_)
+            | LogOutput::AnswerLog { .. }
             | LogOutput::JoinReply { .. }
             | LogOutput::Invite { .. }
             | LogOutput::GiveUp { .. } => {}

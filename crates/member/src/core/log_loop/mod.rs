@@ -8,6 +8,7 @@
 //! - Membership requests are judged here when they are committed, from the list as of that place in the log.
 
 mod joins;
+mod observing;
 mod peers;
 mod replication;
 mod requests;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Consensus, Entry, EntryKind, Membership, MembershipChange, MembershipEntry, Message, ProposeError,
-    ReadOutcome, ReplicationState, Role,
+    Consensus, Entry, EntryKind, Membership, MembershipChange, MembershipEntry, Message, Observation,
+    ProposeError, ReadOutcome, ReplicationState, Role,
 };
 use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
 
@@ -35,6 +36,7 @@ use crate::core::{
     ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
 };
 use crate::envelope::{Envelope, Origin};
+use crate::event::Event;
 use crate::frame::{ForwardRefusal, Forwarded, ForwardedBody, Frame, Lane, SnapshotPoint};
 use crate::handle::{Identity, MembershipRefusal, RequestError, Status};
 use crate::membership::{MemberList, MembershipRequest};
@@ -192,6 +194,9 @@ impl LogLoop {
             out: Vec::new(),
         };
         this.out.push(LogOutput::Members(Arc::new(this.members.clone())));
+        if this.is_observed() {
+            this.out.push(LogOutput::Event(Event::Follower { leader: None }));
+        }
         this.start_early();
         this
     }
@@ -223,6 +228,8 @@ impl LogLoop {
             }
             LogInput::Expire { term, model, command } => self.expiries.push_back((term, model, command)),
             LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
+            LogInput::ReadLog { seq, from, entries_max } => self.read_log(seq, from, entries_max),
+            LogInput::Checkpoint => self.out.push(LogOutput::Apply(ApplyInput::CheckpointNow)),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
             LogInput::Reachable { peer } => self.reachable(peer),
             LogInput::Unreachable { to } => self.consensus.report_unreachable(to),
@@ -256,6 +263,7 @@ impl LogLoop {
             self.flush(now);
             self.give_up_at_rest();
         }
+        self.tell_observations();
         self.say_status();
         std::mem::take(&mut self.out)
     }

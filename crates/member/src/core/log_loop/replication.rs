@@ -150,6 +150,7 @@ impl LogLoop {
         }
         let request = MembershipRequest::decode(&envelope.command).map_err(|e| said(&e))?;
         let change = change_of(&request);
+        let before = self.peer_of(&request);
         let outcome = self.members.judge(&request);
         if entry.kind == EntryKind::Membership {
             let change = change.filter(|_| outcome.is_ok());
@@ -159,6 +160,8 @@ impl LogLoop {
         if outcome.is_ok() {
             self.joins.keep(&self.members);
             self.out.push(LogOutput::Members(Arc::new(self.members.clone())));
+            self.tell_observations();
+            self.tell_judged(&request, before);
             tracing::info!(?request, "the member list changed");
         }
         Ok(Some(Verdict { outcome, members: self.members.clone(), membership: self.membership.clone() }))

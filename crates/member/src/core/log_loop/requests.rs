@@ -124,12 +124,15 @@ impl LogLoop {
         if self.is_lagging() {
             return Err(ForwardRefusal::Overloaded);
         }
+        let mut proposed_change = None;
         let (model, command, change) = match request {
             Request::Command { model, command } => (model, command, None),
             Request::Membership(request) => {
                 let request = self.step_of(request, now).map_err(ForwardRefusal::Membership)?;
                 self.may_change(&request).map_err(ForwardRefusal::Membership)?;
-                (quorate_models::ModelId::MEMBER, request.encode(), change_of(&request))
+                let parts = (quorate_models::ModelId::MEMBER, request.encode(), change_of(&request));
+                proposed_change = Some(request);
+                parts
             }
         };
         let (cluster_time, mut wall_time) = self.stamper.stamp(now);
@@ -142,7 +145,12 @@ impl LogLoop {
             Some(change) => self.consensus.propose_membership(change, data),
         };
         match proposed {
-            Ok((_, term)) => Ok(term),
+            Ok((_, term)) => {
+                if let Some(request) = proposed_change {
+                    self.tell_proposed(&request);
+                }
+                Ok(term)
+            }
             Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
                 Err(ForwardRefusal::NotLeader)
             }
