@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
 use crate::flags::{self, Kind};
-use crate::{cluster, ctl, dev, etcd2};
+use crate::{balsa, cluster, ctl, dev, etcd2};
 
 const ABOUT: &str = "A replicated store that speaks the protocols of the systems people already run";
 
@@ -104,6 +104,9 @@ fn tree() -> Command {
         .subcommands([
             server(),
             etcd2(),
+            Command::new("balsa")
+                .about("Run one node of a balsa cluster; it takes environment variables")
+                .after_help(balsa::USAGE),
             Command::new("dev")
                 .about("Run a cluster of three in this process, to try things out")
                 .args([

@@ -191,6 +191,7 @@ fn configs(options: &Options, table: &[Ports]) -> Vec<Config> {
                 .listen_peer_urls([format!("http://127.0.0.1:{}", ports.peer)])
                 .initial_cluster(founders.join(","))
                 .initial_cluster_token("quorate-dev")
+                .balsa("balsa/")
         })
         .collect()
 }
@@ -228,13 +229,14 @@ fn welcome(options: &Options, table: &[Ports]) -> String {
     let endpoints: Vec<String> = table.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
     let _ = write!(
         text,
-        "\nData: {}\nTry:\n  ETCDCTL_API=3 etcdctl --endpoints {} put greeting hello\n  curl http://127.0.0.1:{}/health\n  \
-         curl -L http://127.0.0.1:{}/v2/keys/greeting -XPUT -d value=hello\n\n\
+        "\nData: {}\nTry:\n  ETCDCTL_API=3 etcdctl --endpoints {} put greeting hello\n  curl http://127.0.0.1:{client}/health\n  \
+         curl -L http://127.0.0.1:{etcd2}/v2/keys/greeting -XPUT -d value=hello\n  \
+         curl 'http://127.0.0.1:{client}/set?key=greeting&value=hello'    (balsa; then /get?key=greeting on any member)\n\n\
          Ctrl-C stops it; started again, it finds its data again.\n",
         options.data_dir.display(),
         endpoints.join(","),
-        table[0].client,
-        table[0].etcd2
+        client = table[0].client,
+        etcd2 = table[0].etcd2
     );
     text
 }

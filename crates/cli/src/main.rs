@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod auto_compaction;
+mod balsa;
 mod cluster;
 mod command_tree;
 mod ctl;
@@ -28,6 +29,7 @@ Usage: quorate COMMAND [flags]
 Commands:
   server       run one member of a cluster; takes etcd's flags
   etcd2        run one machine of a cluster; takes the flags of etcd 0.4
+  balsa        run one node of a balsa cluster; takes its environment variables
   dev          run a cluster of three in this process, to try things out
   ctl          read and write keys, hold leases and locks, look after members
   cluster      look at a cluster as a whole: quorate cluster info
@@ -47,6 +49,12 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(bad) => return misused(&format!("the argument {bad:?} is not valid UTF-8")),
     };
+    // Called by balsa's name, as a link or a copy.
+    if program.as_deref().map(std::path::Path::new).and_then(std::path::Path::file_name)
+        == Some("balsa".as_ref())
+    {
+        return balsa::main(&arguments);
+    }
     let variables = std::env::vars_os();
     let variables =
         variables.filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
@@ -66,6 +74,7 @@ fn main() -> ExitCode {
     match command {
         "server" => server::main(rest, None),
         "etcd2" => etcd2::main(rest, None),
+        "balsa" => balsa::main(rest),
         "dev" => dev::main(rest),
         "ctl" => ctl::main(rest),
         "cluster" => cluster::main(rest),
@@ -85,6 +94,7 @@ fn help(topics: &[String]) -> ExitCode {
         None => print!("{USAGE}"),
         Some("server") => print!("{}", flags::page()),
         Some("etcd2") => print!("{}", etcd2::page()),
+        Some("balsa") => print!("{}", balsa::USAGE),
         Some("dev") => print!("{}", dev::USAGE),
         Some("ctl") => return ctl::main(&asking_for_help(topics)),
         Some("cluster") => return cluster::main(&asking_for_help(topics)),

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balsa;
 pub mod etcd2;
 pub mod etcd3;
 pub mod listener;

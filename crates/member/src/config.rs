@@ -79,6 +79,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub pre_vote: bool,
+    /// With `pre_vote`: a member that starts and reaches a majority does not wait out its first election timeout.
+    pub hasten_start: bool,
     pub strict_membership: bool,
     pub learners_max: usize,
     /// Make every learner a voter once it has caught up.
@@ -121,6 +123,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
             pre_vote: true,
+            hasten_start: true,
             strict_membership: true,
             learners_max: 1,
             promote_learners: false,

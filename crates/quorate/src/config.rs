@@ -98,6 +98,7 @@ pub struct Config {
     client_tls: TlsSettings,
     peer_tls: TlsSettings,
     give_up_data: bool,
+    balsa_prefix: Option<String>,
 }
 
 /// The longest election timeout.
@@ -194,6 +195,7 @@ impl Config {
             client_tls: TlsSettings::default(),
             peer_tls: TlsSettings::default(),
             give_up_data: false,
+            balsa_prefix: None,
         }
     }
 
@@ -396,6 +398,13 @@ impl Config {
         self
     }
 
+    /// Whether the client ports serve balsa's endpoints, too, and with which prefix of its keys. `/readyz` stays etcd's.
+    #[must_use]
+    pub fn balsa(mut self, key_prefix: impl Into<String>) -> Self {
+        self.balsa_prefix = Some(key_prefix.into());
+        self
+    }
+
     /// The member's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -460,6 +469,7 @@ impl Config {
             enable_v2: self.enable_v2,
             clients: self.clients.clone(),
             give_up_data: self.give_up_data,
+            balsa_prefix: self.balsa_prefix.clone(),
         })
     }
 
@@ -567,6 +577,7 @@ pub struct Plan {
     pub(crate) enable_v2: bool,
     pub(crate) clients: ClientLimits,
     pub(crate) give_up_data: bool,
+    pub(crate) balsa_prefix: Option<String>,
 }
 
 fn parse_all(setting: &'static str, texts: &[String]) -> Result<Vec<Url>, ConfigError> {

@@ -35,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balsa;
 mod cluster;
 mod config;
 pub mod etcd2;

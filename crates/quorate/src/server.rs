@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::Client;
+use quorate_faces::balsa::{self, Balsa};
 use quorate_faces::etcd2::{self, Dialect, Etcd2};
 use quorate_faces::etcd3::{self, Etcd3};
 use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
@@ -233,7 +234,7 @@ pub(crate) fn listen_config(plan: &Plan, tls: Option<ListenTls>) -> ListenConfig
     config
 }
 
-fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
+pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
     let config = etcd3::Config {
         request_bytes_max: plan.request_bytes_max,
         txn_ops_max: plan.txn_ops_max,
@@ -245,15 +246,27 @@ fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         metrics_extensive: plan.metrics_extensive,
         ..etcd3::Config::default()
     };
-    let etcd3: Arc<dyn Face> = Arc::new(Etcd3::new(handle.clone(), config));
-    if !plan.enable_v2 {
-        return vec![etcd3];
+    let mut faces: Vec<Arc<dyn Face>> = Vec::new();
+    // These take their own paths alone; etcd3 takes the rest.
+    if plan.enable_v2 {
+        let config = etcd2::Config {
+            initial_cluster_token: plan.initial_cluster_token.clone(),
+            request_bytes_max: plan.request_bytes_max,
+            ..etcd2::Config::new(Dialect::V2, plan.name.clone())
+        };
+        faces.push(Arc::new(Etcd2::new(handle.clone(), config)));
     }
-    let config = etcd2::Config {
-        initial_cluster_token: plan.initial_cluster_token.clone(),
-        request_bytes_max: plan.request_bytes_max,
-        ..etcd2::Config::new(Dialect::V2, plan.name.clone())
-    };
-    // It takes its own paths alone; the other takes the rest.
-    vec![Arc::new(Etcd2::new(handle.clone(), config)), etcd3]
+    if let Some(prefix) = &plan.balsa_prefix {
+        let config = balsa::Config {
+            prefix: prefix.clone(),
+            request_bytes_max: plan.request_bytes_max,
+            election_timeout: plan.election_timeout,
+            raft_https: !plan.listen_peer.tls.is_empty(),
+            takes_readyz: false,
+            ..balsa::Config::default()
+        };
+        faces.push(Arc::new(Balsa::new(handle.clone(), config)));
+    }
+    faces.push(Arc::new(Etcd3::new(handle.clone(), config)));
+    faces
 }

@@ -1,6 +1,7 @@
 //! The binary from outside: real processes, started, stopped, misused.
 
 mod bad_input;
+mod balsa;
 mod command_line;
 mod ctl;
 mod etcd2;

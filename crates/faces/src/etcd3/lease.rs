@@ -28,7 +28,7 @@ const SLICE: usize = 256;
 const KEEP_ALIVES_QUEUED_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a member's own lease ids start: two bytes of its id, five of the time in milliseconds, and a count.
-pub(super) fn first_id(member: MemberId) -> u64 {
+pub(crate) fn first_id(member: MemberId) -> u64 {
     const MILLIS_BITS: u32 = 40;
     const COUNT_BITS: u32 = 8;
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);

@@ -41,6 +41,7 @@ use quorate_wire::etcdserverpb as pb;
 use crate::listener::{Answering, Face, ThreadFace};
 
 pub use auto_compaction::AutoCompaction;
+pub(crate) use lease::first_id as first_lease_id;
 pub use quota::QUOTA_BYTES_DEFAULT;
 
 /// The version of etcd whose interface this is.

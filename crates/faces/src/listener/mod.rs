@@ -12,6 +12,7 @@ mod body;
 mod connection;
 mod first_bytes;
 mod handed;
+mod switch;
 mod threads;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
 pub use handed::Handed;
+pub use switch::Switch;
 pub use threads::{LocalPort, Serving};
 
 /// What a net thread does with a request.

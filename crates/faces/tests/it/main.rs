@@ -1,5 +1,6 @@
 //! The faces, from outside: a member in memory behind a real port, and real clients.
 
+mod balsa;
 mod etcd2;
 mod etcd3;
 mod hostile;

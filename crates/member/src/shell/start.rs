@@ -230,7 +230,7 @@ fn open_config(config: &Config) -> OpenConfig {
             log_retained_bytes: config.log_retained_bytes,
             learners_max: config.learners_max,
             promote_learners: config.promote_learners,
-            hasten_start: config.pre_vote,
+            hasten_start: config.pre_vote && config.hasten_start,
             strict_membership: config.strict_membership,
         },
         checkpoint: CheckpointRule {
