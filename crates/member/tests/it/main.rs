@@ -2,6 +2,7 @@
 
 mod joining;
 mod membership;
+mod tree;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
