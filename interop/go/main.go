@@ -4,6 +4,7 @@
 //	interop refuse -endpoints a,b,c            requests that have to be refused, and with which error
 //	interop load   -endpoints a,b,c -out FILE  unique puts until standard input closes; FILE lists the acknowledged ones
 //	interop verify -endpoints a,b,c -in FILE   each acknowledged put is there, and all members agree
+//	interop snetd  -endpoints a,b,c            what snet-daemon's storage does, until standard input closes
 //	interop bulk   -endpoints a,b,c -n N       many puts with compaction going on
 //	interop contend -endpoints a,b,c           locks, elections, leases and watches until standard input closes
 //
@@ -38,7 +39,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend"))
+		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend, snetd"))
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	endpoints := flags.String("endpoints", "127.0.0.1:2379", "client addresses, comma-separated")
@@ -65,7 +66,7 @@ func main() {
 
 	run, known := map[string]func(options) error{
 		"smoke": smoke, "refuse": refuse, "load": load, "verify": verify, "bulk": bulk,
-		"contend": contend,
+		"contend": contend, "snetd": snetd,
 	}[os.Args[1]]
 	if !known {
 		fail(fmt.Errorf("%q is no subcommand", os.Args[1]))

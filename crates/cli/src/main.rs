@@ -13,10 +13,10 @@ mod dev;
 mod etcd2;
 mod flags;
 mod invoked_as;
-mod log_file;
 mod logging;
 mod process;
 mod server;
+mod snet;
 mod version;
 
 use std::process::ExitCode;

@@ -9,9 +9,9 @@ use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 use crate::flags::{self, Notice, Reading, Severity, Values};
-use crate::log_file::Rotation;
-use crate::logging::{self, Format};
+use crate::logging::{self, Format, Rotation};
 use crate::process::{self, StopSignals};
+use crate::snet;
 use crate::version;
 
 /// Runs the command. `chosen` says why it runs, where the program's name decided.
@@ -30,6 +30,9 @@ pub fn main(arguments: &[String], chosen: Option<Notice>) -> ExitCode {
     if flag_values.bool("version") {
         println!("{}", version::text());
         return ExitCode::SUCCESS;
+    }
+    if let Some(file) = snet::file(&flag_values) {
+        return snet::main(&file, &flag_values);
     }
     let settings = match Settings::gather(flag_values) {
         Ok(mut settings) => {

@@ -49,6 +49,15 @@ impl Keys {
         Self::range(prefix, end.as_deref().unwrap_or(LEAST))
     }
 
+    /// The keys that begin with `prefix`, from `start` on. To page through a prefix, start at the last key and a zero
+    /// byte.
+    #[must_use]
+    pub fn prefix_from(prefix: impl AsRef<[u8]>, start: impl AsRef<[u8]>) -> Self {
+        let all = Self::prefix(prefix);
+        let start = start.as_ref();
+        if *start <= all.key[..] { all } else { Self { key: Bytes::copy_from_slice(start), ..all } }
+    }
+
     /// This key and all that come after it.
     #[must_use]
     pub fn starting_at(key: impl AsRef<[u8]>) -> Self {
@@ -78,5 +87,8 @@ mod tests {
         assert_eq!(Keys::prefix(b"a\xff\xff"), Keys::range(b"a\xff\xff", b"b"));
         assert_eq!(Keys::prefix(b"\xff\xff"), Keys::range(b"\xff\xff", b"\0"));
         assert_eq!(Keys::starting_at(""), Keys::all());
+        assert_eq!(Keys::prefix_from("ab", "abc\0"), Keys::range("abc\0", "ac"));
+        assert_eq!(Keys::prefix_from("ab", "a"), Keys::prefix("ab"));
+        assert_eq!(Keys::prefix_from("", "x"), Keys::starting_at("x"));
     }
 }

@@ -220,6 +220,12 @@ impl Client {
         self.txn_planned(txn, plan).await
     }
 
+    /// Carries out a transaction of which the caller knows that a second time changes nothing: where a member fails, it
+    /// is sent to the next one, even if the first may have carried it out.
+    pub async fn txn_repeatable(&self, txn: Txn) -> Result<TxnResponse, Error> {
+        self.txn_planned(txn, Plan::READ).await
+    }
+
     /// For transactions of which the caller knows that a second time changes nothing.
     pub(crate) async fn txn_planned(&self, txn: Txn, plan: Plan) -> Result<TxnResponse, Error> {
         let request = txn.request;

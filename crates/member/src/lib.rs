@@ -23,4 +23,6 @@ pub use joining::{AbsorbRefusal, Admitted, JoinError, JoinRefusal, Newcomer};
 pub use log_view::{LogContent, LogEntry, LogView};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
-pub use shell::{HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, has_data, start};
+pub use shell::{
+    HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, has_data, start, with_callers_log,
+};

@@ -39,7 +39,10 @@ pub mod balsa;
 mod cluster;
 mod config;
 pub mod etcd2;
+mod log_file;
+pub mod logging;
 mod server;
+pub mod snet;
 mod tls;
 mod url;
 
@@ -51,6 +54,7 @@ pub use quorate_client::Client;
 pub use quorate_faces::etcd3::AutoCompaction;
 pub use quorate_member::joining::{Admitted, JoinError, JoinRefusal};
 pub use quorate_member::{Handle, JoinConfig, RequestError};
+pub use quorate_storage as storage;
 pub use quorate_tls::{Settings as TlsSettings, TlsError, Version as TlsVersion, Versions as TlsVersions};
 pub use server::{MemberStopped, Server, StartError};
 pub use url::{Url, UrlError};

@@ -13,7 +13,7 @@ use quorate_faces::etcd2::{self, Dialect, Etcd2};
 use quorate_faces::etcd3::{self, Etcd3};
 use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
 use quorate_ids::{ClusterId, MemberId};
-use quorate_member::{Handle, PeerTls, RequestError, Running, Stopped};
+use quorate_member::{Handle, PeerTls, RequestError, Running, Stopped, with_callers_log};
 
 use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
 use crate::tls;
@@ -174,7 +174,7 @@ impl Server {
             let _ = done.send(());
         };
         // A thread of its own, because stopping waits for threads and the host's runtime must not be held up.
-        match std::thread::Builder::new().name("quorate-stop".to_owned()).spawn(stop) {
+        match std::thread::Builder::new().name("quorate-stop".to_owned()).spawn(with_callers_log(stop)) {
             Ok(_) => {
                 let _ = ended.await;
             }

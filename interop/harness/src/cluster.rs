@@ -166,6 +166,32 @@ impl Cluster {
         Ok(Self { members })
     }
 
+    /// Lays out `size` members that snet-daemon configuration files describe.
+    pub fn plan_snet(binary: &Path, folder: &Path, size: usize) -> anyhow::Result<Self> {
+        let mut cluster = Self::plan(binary, folder, size, &[])?;
+        let founders: Vec<String> =
+            cluster.members.iter().map(|member| format!("{}={}", member.name, member.peer)).collect();
+        for member in &mut cluster.members {
+            let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
+            let text = format!(
+                r#"{{"payment_channel_storage_server": {{
+                    "id": "{}", "schema": "http", "host": "127.0.0.1", "client_port": {}, "peer_port": {},
+                    "token": "unique-token", "cluster": "{}", "startup_timeout": "1m", "data_dir": {:?},
+                    "log_level": "info", "enabled": true
+                }}}}"#,
+                member.name,
+                port(&member.client),
+                port(&member.peer),
+                founders.join(","),
+                member.data_dir
+            );
+            let file = folder.join(format!("{}.json", member.name));
+            std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            member.arguments = vec!["--snet-config".to_owned(), file.display().to_string()];
+        }
+        Ok(cluster)
+    }
+
     /// Lays out and starts `size` members, and waits until all serve.
     pub fn start(binary: &Path, folder: &Path, size: usize) -> anyhow::Result<Self> {
         let mut cluster = Self::plan(binary, folder, size, &[])?;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod scenarios;
+mod storage;
 mod tools;
 
 use std::path::PathBuf;

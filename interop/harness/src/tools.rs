@@ -111,6 +111,19 @@ impl Tools {
     }
 }
 
+impl Tools {
+    /// Starts what snet-daemon does; each of its rounds is a line of the file `rounds`.
+    pub fn start_snetd(&self, endpoints: &str, rounds: &Path) -> anyhow::Result<Load> {
+        let child = Command::new(self.go.as_ref().context("no Go client")?)
+            .args(["snetd", "-endpoints", endpoints])
+            .stdin(Stdio::piped())
+            .stdout(std::fs::File::create(rounds)?)
+            .spawn()
+            .context("cannot start the daemon's calls")?;
+        Ok(Load { child, acknowledged: rounds.to_owned() })
+    }
+}
+
 /// A running load. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Load {

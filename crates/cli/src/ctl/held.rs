@@ -9,6 +9,7 @@ use quorate::client::{Client, LeaseLost};
 use serde_json::json;
 
 use super::json;
+use super::locks::LockAction;
 use super::printer::{Output, Printer};
 use crate::process::StopSignals;
 
@@ -19,10 +20,14 @@ const STATUS_SIGNALLED: i32 = 128;
 ///
 /// Without COMMAND it prints the key that holds the lock. COMMAND finds that key in ETCD_LOCK_KEY and, in ETCD_LOCK_REV,
 /// a number that rises from holder to holder; its exit status is this one's. Where the lock is lost meanwhile, the
-/// command is sent SIGTERM.
+/// command is sent SIGTERM. Locks named 'ls' or 'unlock' can't be taken so.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Lock {
-    name: String,
+    #[command(subcommand)]
+    action: Option<LockAction>,
+    #[arg(required = true)]
+    name: Option<String>,
     /// Seconds after which the lock is free if its holder vanishes.
     #[arg(long, default_value_t = 10)]
     ttl: i64,
@@ -31,10 +36,18 @@ pub struct Lock {
 }
 
 impl Lock {
+    pub fn has_table(&self) -> bool {
+        matches!(self.action, Some(LockAction::Ls { .. }))
+    }
+
     pub async fn run(self, client: &Client, out: &mut Printer) -> anyhow::Result<ExitCode> {
+        if let Some(action) = self.action {
+            return action.run(client, out).await.map(|()| ExitCode::SUCCESS);
+        }
+        let name = self.name.context("the name of a lock is needed")?;
         let mut signals = StopSignals::install()?;
         let lock = tokio::select! {
-            lock = client.lock(&self.name, self.ttl) => lock?,
+            lock = client.lock(&name, self.ttl) => lock?,
             signal = signals.next() => bail!("{signal} came before the lock was free"),
         };
         let key = String::from_utf8_lossy(lock.key()).into_owned();

@@ -9,6 +9,7 @@ mod held;
 mod json;
 mod keys;
 mod lease;
+mod locks;
 mod maintenance;
 mod member;
 mod printer;
@@ -63,7 +64,7 @@ enum Command {
     /// Grant leases, keep them alive, look at them, end them.
     #[command(subcommand)]
     Lease(lease::Lease),
-    /// Take a lock and hold it: while a command runs, or until interrupted.
+    /// Take a lock and hold it: while a command runs, or until interrupted. Or list locks, or take one away.
     Lock(held::Lock),
     /// Stand for election and lead until interrupted, or listen to who leads.
     Elect(held::Elect),
@@ -89,6 +90,7 @@ impl Command {
             Self::Get(_) | Self::Endpoint(_) => true,
             Self::Member(command) => command.has_table(),
             Self::Lease(command) => command.has_table(),
+            Self::Lock(command) => command.has_table(),
             Self::Alarm(command) => command.has_table(),
             _ => false,
         }
@@ -187,6 +189,10 @@ mod tests {
             "ctl lease keep-alive 1a2b --once",
             "ctl lease timetolive 1a2b --keys",
             "ctl lock l --ttl 5 sh -c true",
+            "ctl lock l ls -la",
+            "ctl lock ls",
+            "ctl lock ls net/ -w table",
+            "ctl lock unlock l --lease 1a2b",
             "ctl elect e -l",
             "ctl member add n --peer-urls=http://h:1,http://h:2 --learner",
             "ctl endpoint status --cluster --write-out=table",
@@ -196,9 +202,13 @@ mod tests {
         ] {
             assert!(read(line).is_ok(), "{line}: {}", read(line).expect_err("refused"));
         }
-        for line in
-            ["ctl get k --prefix --from-key", "ctl get k z --prefix", "ctl put k v --lease zz", "ctl fly"]
-        {
+        for line in [
+            "ctl get k --prefix --from-key",
+            "ctl get k z --prefix",
+            "ctl put k v --lease zz",
+            "ctl fly",
+            "ctl lock",
+        ] {
             assert_eq!(read(line).expect_err(line).exit_code(), 2, "{line}");
         }
     }

@@ -205,6 +205,28 @@ fn a_lock_is_held_while_its_command_runs() {
 }
 
 #[test]
+fn locks_are_listed_and_taken_away() {
+    const NAME: &str = "net//{ID: 42}";
+    let rig = Rig::start(1, &[]);
+    assert_eq!(rig.ctl(&["lock", "ls"]), "");
+    let mut holder = rig.running("holder", &["lock", NAME]);
+    holder.wait_for_output("net//").expect("it holds");
+    let listed = rig.ctl(&["lock", "ls", "net/"]);
+    assert!(listed.starts_with("net//{ID: 42}, , ") && listed.ends_with(", 0\n"), "{listed}");
+    assert_eq!(json(&rig.ctl(&["lock", "ls", "-w", "json"]))["locks"][0]["waiting"], 0);
+    assert!(rig.ctl(&["lock", "ls", "-w", "table"]).contains("| SECONDS LEFT |"));
+    assert_eq!(rig.ctl(&["lock", "ls", "other/"]), "");
+    let mut waiting = rig.running("waiting", &["lock", NAME, "echo", "my turn"]);
+    wait_until("the second waits", || rig.ctl(&["lock", "ls"]).ends_with(", 1\n")).expect("it queues");
+    assert!(rig.fails(&["lock", "unlock", NAME, "--lease", "1"]).contains("nothing was done"));
+    let taken = rig.ctl(&["lock", "unlock", NAME]);
+    assert!(taken.starts_with("lock net//{ID: 42} taken from lease "), "{taken}");
+    assert_eq!(waiting.wait(STOP_MAX).expect("it ends").code(), Some(0));
+    assert!(waiting.output().contains("my turn"), "{}", waiting.output());
+    assert!(rig.fails(&["lock", "unlock", NAME]).contains("nobody holds the lock"));
+}
+
+#[test]
 fn a_signal_to_end_reaches_the_command_under_the_lock_and_so_does_the_loss_of_the_lock() {
     const LONG: &str = "trap 'echo told; exit 7' TERM; echo runs; while true; do sleep 0.05; done";
     let rig = Rig::start(1, &[]);

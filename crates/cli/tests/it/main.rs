@@ -6,6 +6,7 @@ mod command_line;
 mod ctl;
 mod etcd2;
 mod lifecycle;
+mod snet;
 mod tls;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use quorate_member::with_callers_log;
 use quorate_tls::Acceptor as TlsAcceptor;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
@@ -92,7 +93,7 @@ impl Serving {
             };
             let runtime = runtime()?;
             let thread = std::thread::Builder::new().name(format!("net-{number}"));
-            serving.threads.push(thread.spawn(move || net.run(&runtime, accepted))?);
+            serving.threads.push(thread.spawn(with_callers_log(move || net.run(&runtime, accepted)))?);
             hand_over.push(sender);
         }
         let acceptor = Arc::new(Acceptor {
@@ -104,7 +105,8 @@ impl Serving {
         serving.local = LocalPort(Arc::downgrade(&acceptor));
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name("accept".to_owned());
-        serving.threads.push(thread.spawn(move || acceptor.run(&runtime, listeners, stopping))?);
+        let run = with_callers_log(move || acceptor.run(&runtime, listeners, stopping));
+        serving.threads.push(thread.spawn(run)?);
         Ok(serving)
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use quorate_ids::Incarnation;
 
+use super::log::with_callers_log;
 use super::start::StartError;
 use super::transport;
 use crate::config::{Config, JoinConfig};
@@ -24,7 +25,7 @@ fn on_own_thread<T: Send>(ask: impl FnOnce(tokio::runtime::Runtime) -> T + Send)
         .build()
         .map_err(|source| StartError::Io { what: "joining".to_owned(), source })?;
     Ok(std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask(runtime));
+        let asking = scope.spawn(with_callers_log(|| ask(runtime)));
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }))
 }

@@ -3,11 +3,13 @@
 //! Threads of a member: `quorate-log` (the log loop), `quorate-wal` (the log writer), `quorate-apply`,
 //! `quorate-store` (checkpoints), `quorate-xfer` (snapshots to and from peers), `quorate-peers` (TCP), and a few
 //! `quorate-read` for cold bodies. A panic in one of them fails this member and nothing else.
+//! They log to where the thread that started the member does.
 
 mod book;
 mod folder_lock;
 mod inbox;
 mod joiner;
+mod log;
 mod peer_http;
 mod pool;
 mod reachability;
@@ -19,6 +21,7 @@ mod urls;
 
 pub use book::PeerBook;
 pub(crate) use inbox::{Full, Inbox};
+pub use log::with_callers_log;
 pub use peer_http::{HttpConnection, PeerHttp};
 pub(crate) use pool::Pool;
 pub use running::{Running, Stopped};

@@ -4,6 +4,8 @@ use std::sync::{Arc, mpsc};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use super::log::with_callers_log;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Jobs that may wait at a time; more are run by whoever asks.
@@ -21,7 +23,7 @@ impl Pool {
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
             let queue = queue.clone();
-            thread::Builder::new().name(name.to_owned()).spawn(move || {
+            thread::Builder::new().name(name.to_owned()).spawn(with_callers_log(move || {
                 loop {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     match job {
@@ -29,7 +31,7 @@ impl Pool {
                         Err(mpsc::RecvError) => return,
                     }
                 }
-            })?;
+            }))?;
         }
         Ok(Self { jobs })
     }

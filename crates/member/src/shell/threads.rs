@@ -11,6 +11,7 @@ use quorate_ids::{LogIndex, Monotonic, WallTime};
 use quorate_store::Pace;
 
 use super::inbox::Inbox;
+use super::log::with_callers_log;
 use super::transport::Transport;
 use crate::core::{
     ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LeaseAnswer,
@@ -120,7 +121,7 @@ pub fn spawn(
 ) -> std::io::Result<JoinHandle<()>> {
     let links = links.clone();
     let stage = name.to_owned();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let run = with_callers_log(move || {
         if catch_unwind(AssertUnwindSafe(|| body(&links))).is_err() {
             let reason = format!("the thread {stage} hit a defect; see the panic message above");
             links.fail(reason.clone());
@@ -130,7 +131,8 @@ pub fn spawn(
             links.give_up_waiting(&reason);
             let _ = links.stopped.send(Some(super::Stopped::Failed { reason }));
         }
-    })
+    });
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
 // ---- the log loop ----

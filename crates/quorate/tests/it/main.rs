@@ -1,6 +1,9 @@
 //! The crate as other programs use it.
 
 mod in_process;
+mod payment_channels;
+mod snet_embedded;
+mod snet_settings;
 
 #[path = "../../examples/embedded.rs"]
 mod embedded;

@@ -13,6 +13,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, ensure};
 use quorate_interop::Cluster;
 
+use crate::storage;
 use crate::tools::Tools;
 
 pub struct Scenario {
@@ -21,7 +22,7 @@ pub struct Scenario {
     pub run: fn(&Tools, &Path) -> anyhow::Result<()>,
 }
 
-const SIZE: usize = 3;
+pub const SIZE: usize = 3;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "etcdctl", needs: |tools| tools.etcdctl.is_some(), run: etcdctl },
@@ -63,6 +64,9 @@ pub const SCENARIOS: &[Scenario] = &[
         run: membership::members_changed_under_load,
     },
     Scenario { name: "etcd 0.4 guide", needs: etcd2::has_curl, run: etcd2::clustering_guide },
+    Scenario { name: "snetd", needs: |tools| tools.go.is_some(), run: storage::snetd },
+    Scenario { name: "storage library", needs: |tools| tools.etcdctl.is_some(), run: storage::library },
+    Scenario { name: "storage on etcd", needs: |tools| tools.etcd.is_some(), run: storage::on_etcd },
     Scenario { name: "far behind", needs: |tools| tools.go.is_some(), run: far_behind },
 ];
 

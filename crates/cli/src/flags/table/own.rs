@@ -2,7 +2,7 @@
 
 use crate::flags::Flag;
 use crate::flags::Group::Quorate;
-use crate::flags::Kind::Bool;
+use crate::flags::Kind::{Bool, Text};
 use crate::flags::Status::Supported;
 
 pub(super) const FLAGS: &[Flag] = &[
@@ -22,5 +22,14 @@ pub(super) const FLAGS: &[Flag] = &[
         "false",
         Supported,
         "While this member leads, learners become voters by themselves once they have caught up.",
+    ),
+    Flag::new(
+        Quorate,
+        "snet-config",
+        Text,
+        "",
+        Supported,
+        "Runs the member that an snet-daemon's configuration file describes (payment_channel_storage_server), with its \
+         SNET_ variables. It takes no other flags.",
     ),
 ];

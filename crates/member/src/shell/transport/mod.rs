@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::dialling::keep_connected;
 use super::book::PeerBook;
 use super::inbox::Inbox;
+use super::log::with_callers_log;
 use super::peer_http::PeerHttp;
 use super::reachability::Reachability;
 use crate::core::LogInput;
@@ -118,7 +119,7 @@ impl Transport {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let serving = state.clone();
-        let thread = std::thread::Builder::new().name("quorate-peers".to_owned()).spawn(move || {
+        let run = with_callers_log(move || {
             runtime.block_on(async move {
                 for listener in listeners {
                     tokio::spawn(listening::accept(serving.clone(), listener));
@@ -126,7 +127,8 @@ impl Transport {
                 let _ = stopped.await;
             });
             runtime.shutdown_timeout(Duration::from_millis(100));
-        })?;
+        });
+        let thread = std::thread::Builder::new().name("quorate-peers".to_owned()).spawn(run)?;
         Ok(Self { state, runtime: handle, stop: Some(stop), thread: Some(thread) })
     }
 
