@@ -247,9 +247,14 @@ fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         tokio::select! {
             signal = signals.next() => info!("received {signal}; stopping"),
             stopped = server.stopped() => {
-                error!("{stopped}");
+                if stopped.removed {
+                    info!("{stopped}");
+                } else {
+                    error!("{stopped}");
+                }
                 signals.stop_with(server.shutdown()).await;
-                return Ok(ExitCode::FAILURE);
+                // As etcd's: who restarts what failed must not restart a member that was removed.
+                return Ok(if stopped.removed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
         }
         let status = signals.stop_with(server.shutdown()).await;

@@ -41,6 +41,8 @@ pub enum StartError {
 #[error("the member stopped: {reason}")]
 pub struct MemberStopped {
     pub reason: String,
+    /// It was removed from its cluster, as somebody asked: no failure.
+    pub removed: bool,
 }
 
 /// A running member. Dropped without [`Server::shutdown`], it stops at once and hands leadership to nobody.
@@ -90,7 +92,9 @@ impl Server {
             };
             match outcome {
                 Ok(()) => return Ok(()),
-                Err(RequestError::Stopped { reason }) => return Err(MemberStopped { reason }),
+                Err(RequestError::Stopped { reason }) => {
+                    return Err(MemberStopped { reason, removed: false });
+                }
                 // No leader yet, or a change of it: published again, the same names and URLs change nothing.
                 Err(_) => tokio::time::sleep(READY_RETRY).await,
             }
@@ -100,16 +104,20 @@ impl Server {
     /// Waits until the member stops by itself; returns why.
     pub async fn stopped(&self) -> MemberStopped {
         let mut stopped = self.member.stopped();
+        let mut removed = false;
         let reason = match stopped.wait_for(Option::is_some).await {
             Ok(why) => match &*why {
                 Some(Stopped::Failed { reason }) => reason.clone(),
                 Some(Stopped::Absorbed) => "it joined another cluster".to_owned(),
-                Some(Stopped::Removed) => "it was removed from the cluster".to_owned(),
+                Some(Stopped::Removed) => {
+                    removed = true;
+                    "it was removed from the cluster".to_owned()
+                }
                 Some(Stopped::Asked) | None => "it was asked to".to_owned(),
             },
             Err(_) => "its threads ended".to_owned(),
         };
-        MemberStopped { reason }
+        MemberStopped { reason, removed }
     }
 
     /// Where clients are listened for; the real ports where 0 was asked for.

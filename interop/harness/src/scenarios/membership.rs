@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use quorate_interop::{Cluster, WAIT_MAX, wait_until};
 
 use crate::tools::{Load, Tools};
@@ -110,7 +110,8 @@ fn remove(tools: &Tools, cluster: &mut Cluster, place: usize, through: usize) ->
     })
     .context(last)?;
     // A removed member ends by itself.
-    cluster.members[place].process().wait(WAIT_MAX)?;
+    let status = cluster.members[place].process().wait(WAIT_MAX)?;
+    ensure!(status.success(), "the removed member ended with {status}");
     cluster.members[place].kill();
     Ok(())
 }
