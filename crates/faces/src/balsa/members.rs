@@ -28,7 +28,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a node that is to join listens for the others.
 #[derive(Debug, PartialEq, Eq)]
-struct Address {
+pub(super) struct Address {
     host: String,
     port: u16,
 }
@@ -52,7 +52,7 @@ fn port_of(name: &str, text: &str) -> Result<u16, Answer> {
 }
 
 /// `raftAddr`, or `raftPort` with `raftHost`.
-fn address(parameters: &Parameters) -> Result<Address, Answer> {
+pub(super) fn address(parameters: &Parameters) -> Result<Address, Answer> {
     if let Some(addr) = parameters.text("raftAddr")? {
         if parameters.has("raftPort") || parameters.has("raftHost") {
             return Err(Answer::bad_request("give raftAddr, or raftPort with raftHost, not both"));
@@ -69,7 +69,7 @@ fn address(parameters: &Parameters) -> Result<Address, Answer> {
 }
 
 /// A node's name: what fits into one line, and into a list of members.
-fn node_id(parameters: &Parameters) -> Result<&str, Answer> {
+pub(super) fn node_id(parameters: &Parameters) -> Result<&str, Answer> {
     let name = parameters.needed_text("nodeId")?;
     if name.len() > NODE_ID_BYTES_MAX {
         return Err(Answer::bad_request(&format!("nodeId: it has more than {NODE_ID_BYTES_MAX} bytes")));

@@ -9,6 +9,8 @@
 
 mod answer;
 mod console;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod log;
 mod members;

@@ -227,10 +227,10 @@ fn batch_len(pairs: &[(Vec<u8>, Vec<u8>)]) -> usize {
     fits.count().max(1)
 }
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Reads a whole download.
-fn parse(body: &[u8]) -> Result<Pairs, String> {
+pub(super) fn parse(body: &[u8]) -> Result<Pairs, String> {
     const CUT: &str = "the snapshot has no last line: it was cut short";
     let Some(trimmed) = body.strip_suffix(b"\n") else {
         return Err(if body.is_empty() { "there is no body".to_owned() } else { CUT.to_owned() });

@@ -9,6 +9,8 @@ mod cors;
 mod errors;
 mod first_version;
 mod form;
+#[doc(hidden)]
+pub mod fuzzing;
 mod go_time;
 mod json;
 mod keys;
