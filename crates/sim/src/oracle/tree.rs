@@ -62,6 +62,10 @@ impl TreeOracle {
         for event in events.values().filter(|event| event.action == Action::Expire) {
             self.counts.expired += 1;
             let ended = event.previous.as_ref().expect("a node that ended was there");
+            // A directory that a write made on its way has the same index as the file, and may get a TTL of its own.
+            if ended.dir {
+                continue;
+            }
             let until = self.alive.remove(&ended.modified.0).unwrap_or(0);
             ensure!(
                 now >= until,
