@@ -39,7 +39,17 @@ pub fn in_ci() -> bool {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments);
+    if in_ci() {
+        // Nothing there is built twice, and what a second build would use costs gigabytes of disk.
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
+}
+
+/// Bytes that the file system of the target folder has left, where the system tells.
+pub fn free_disk_bytes() -> Option<u64> {
+    let disk = rustix::fs::statvfs(target()).ok()?;
+    Some(disk.f_bavail * disk.f_frsize)
 }
 
 /// Whether a program is on the search path.
@@ -127,10 +137,15 @@ impl Job {
         String::from_utf8_lossy(&std::fs::read(&self.path).unwrap_or_default()).into_owned()
     }
 
-    /// The last `lines` lines of the log.
+    /// The last `lines` lines of the log that say more than which crate cargo came to.
     pub fn tail(&self, lines: usize) -> String {
+        const PROGRESS: [&str; 5] =
+            ["Compiling ", "Checking ", "Downloaded ", "Downloading ", "Documenting "];
         let text = self.text();
-        let all: Vec<&str> = text.lines().collect();
+        let all: Vec<&str> = text
+            .lines()
+            .filter(|line| !PROGRESS.iter().any(|word| line.trim_start().starts_with(word)))
+            .collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 

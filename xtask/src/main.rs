@@ -29,7 +29,7 @@ Tasks:
 ";
 
 /// How much of a failed step's log is shown.
-const TAIL_LINES: usize = 150;
+const TAIL_LINES: usize = 60;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -103,6 +103,9 @@ fn test(steps: &[Step]) -> anyhow::Result<bool> {
             Err(error) => {
                 failed += 1;
                 println!("    FAILED   {time}  {error:#}");
+                if let Some(bytes) = command::free_disk_bytes() {
+                    println!("    {} MB of disk are free", bytes / 1_000_000);
+                }
                 println!("---- the end of {}", job.log_path().display());
                 println!("{}", job.tail(TAIL_LINES));
                 println!("----");
