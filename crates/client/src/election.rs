@@ -10,10 +10,9 @@ use bytes::Bytes;
 use crate::Client;
 use crate::call::Plan;
 use crate::error::{Error, ErrorKind};
-use crate::keep_alive::LeaseLost;
 use crate::keys::Keys;
 use crate::kv::{KeyValue, PutOptions, RangeOptions, ResponseHeader, SortBy};
-use crate::lock::Lock;
+use crate::lock::{Lock, LockLost};
 use crate::txn::{Compare, Is, Op, Txn};
 use crate::watch::{Event, EventKind, Watch, WatchOptions};
 
@@ -97,7 +96,7 @@ impl Leadership {
     }
 
     /// Waits until the lease is lost, and with it the leadership.
-    pub async fn lost(&self) -> LeaseLost {
+    pub async fn lost(&self) -> LockLost {
         self.lock.lost().await
     }
 

@@ -78,7 +78,7 @@ pub use kv::{
     RangeResponse, ResponseHeader, SortBy,
 };
 pub use lease::{LeaseGrantResponse, LeaseLeasesResponse, LeaseRevokeResponse, TimeToLive};
-pub use lock::Lock;
+pub use lock::{Lock, LockLost};
 pub use maintenance::{Alarm, AlarmMember, HashKvResponse, StatusResponse};
 pub use quorate_wire::etcdserverpb::Member;
 pub use tls::ClientTls;

@@ -3,6 +3,8 @@
 //! Invariant: of all keys under the lock's name, the one created first holds the lock; whoever returns from acquiring
 //! has seen that its own key is that one and still exists.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::Client;
@@ -13,6 +15,16 @@ use crate::keys::Keys;
 use crate::kv::{RangeOptions, SortBy};
 use crate::txn::{Compare, Is, Op, OpResponse, Txn};
 use crate::watch::{EventKind, WatchOptions};
+
+/// Why a lock is no longer held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LockLost {
+    #[error(transparent)]
+    Lease(#[from] LeaseLost),
+    /// Its key was deleted while its lease lives.
+    #[error("it was taken away by force")]
+    Removed,
+}
 
 /// A held lock.
 #[derive(Debug)]
@@ -104,24 +116,41 @@ impl Client {
         let queue = self.range(Keys::prefix(format!("{name}/")), options).await?;
         let Some(front) = queue.kvs.into_iter().next() else { return Ok(false) };
         let seen_at = queue.header.map_or(front.mod_revision, |header| header.revision);
-        let options = WatchOptions::new().start_revision(seen_at + 1).no_puts();
-        let mut watch = match self.watch(&front.key, options).await {
+        self.wait_for_delete(&front.key, seen_at + 1).await?;
+        Ok(true)
+    }
+
+    /// Waits until a key is deleted, from a revision on. It may return without: look again.
+    async fn wait_for_delete(&self, key: &[u8], from: i64) -> Result<(), Error> {
+        let options = WatchOptions::new().start_revision(from).no_puts();
+        let mut watch = match self.watch(key, options).await {
             Ok(watch) => watch,
-            Err(error) if error.kind() == ErrorKind::Compacted => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Compacted => return Ok(()),
             Err(error) => return Err(error),
         };
         while let Some(response) = watch.next().await {
             match response {
                 Ok(response) if response.events.iter().any(|event| event.kind == EventKind::Delete) => {
-                    return Ok(true);
+                    return Ok(());
                 }
                 Ok(_) => {}
                 // What was missed is seen by looking again.
-                Err(error) if error.kind() == ErrorKind::Compacted => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Compacted => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Waits until the key that `revision` created is gone.
+    async fn wait_gone(&self, key: &[u8], revision: i64) -> Result<(), Error> {
+        loop {
+            let found = self.range(Keys::one(key), RangeOptions::new()).await?;
+            let own = found.kvs.first().filter(|kv| kv.create_revision == revision);
+            let Some(own) = own else { return Ok(()) };
+            let seen_at = found.header.map_or(own.mod_revision, |header| header.revision);
+            self.wait_for_delete(key, seen_at + 1).await?;
+        }
     }
 }
 
@@ -144,11 +173,30 @@ impl Lock {
         self.lease
     }
 
-    /// Waits until the lock's own lease is lost, and with it the lock. Under the caller's lease it never ends.
-    pub async fn lost(&self) -> LeaseLost {
-        match &self.alive {
-            Some(alive) => alive.lost().await,
-            None => std::future::pending().await,
+    /// Waits until the lock is lost: its lease is over, or somebody took it away by force.
+    pub async fn lost(&self) -> LockLost {
+        let lease = async {
+            match &self.alive {
+                Some(alive) => alive.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = lease => LockLost::Lease(why),
+            why = self.gone() => why,
+        }
+    }
+
+    /// Waits until the key that holds the lock is gone. It goes with its lease, or without it.
+    async fn gone(&self) -> LockLost {
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        // Where it can't be seen, the lease alone tells.
+        while self.client.wait_gone(&self.key, self.revision).await.is_err() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        match self.client.lease_time_to_live(self.lease, false).await {
+            Ok(None) => LockLost::Lease(LeaseLost::Gone),
+            Ok(Some(_)) | Err(_) => LockLost::Removed,
         }
     }
 

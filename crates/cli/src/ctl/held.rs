@@ -5,7 +5,7 @@ use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use quorate::client::{Client, LeaseLost};
+use quorate::client::{Client, LockLost};
 use serde_json::json;
 
 use super::json;
@@ -68,8 +68,8 @@ impl Lock {
 
 async fn until_signal(
     signals: &mut StopSignals,
-    lost: impl Future<Output = LeaseLost>,
-) -> Result<(), LeaseLost> {
+    lost: impl Future<Output = LockLost>,
+) -> Result<(), LockLost> {
     tokio::select! {
         _ = signals.next() => Ok(()),
         why = lost => Err(why),
@@ -81,7 +81,7 @@ async fn run(
     command: &[String],
     variables: &[(&str, &str)],
     signals: &mut StopSignals,
-    lost: impl Future<Output = LeaseLost>,
+    lost: impl Future<Output = LockLost>,
 ) -> anyhow::Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command was given")?;
     let mut child = tokio::process::Command::new(program)

@@ -224,6 +224,9 @@ fn locks_are_listed_and_taken_away() {
     assert_eq!(waiting.wait(STOP_MAX).expect("it ends").code(), Some(0));
     assert!(waiting.output().contains("my turn"), "{}", waiting.output());
     assert!(rig.fails(&["lock", "unlock", NAME]).contains("nobody holds the lock"));
+    assert_eq!(holder.wait(STOP_MAX).expect("it is told").code(), Some(1));
+    let told = holder.output();
+    assert!(told.contains("the lock was lost: it was taken away by force"), "{told}");
 }
 
 #[test]
@@ -240,7 +243,14 @@ fn a_signal_to_end_reaches_the_command_under_the_lock_and_so_does_the_loss_of_th
     let leases = rig.ctl(&["lease", "list"]);
     rig.ctl(&["lease", "revoke", leases.lines().nth(1).expect("a lease")]);
     assert_eq!(locked.wait(STOP_MAX).expect("it ends").code(), Some(1));
-    assert!(locked.output().contains("the lock was lost while sh ran"), "{}", locked.output());
+    let told = locked.output();
+    assert!(told.contains("the lock was lost while sh ran (the lease expired or was revoked)"), "{told}");
+    let mut locked = rig.running("taken", &["lock", "l", "sh", "-c", LONG]);
+    locked.wait_for_output("runs").expect("it runs");
+    rig.ctl(&["lock", "unlock", "l"]);
+    assert_eq!(locked.wait(STOP_MAX).expect("it ends").code(), Some(1));
+    let told = locked.output();
+    assert!(told.contains("the lock was lost while sh ran (it was taken away by force)"), "{told}");
 }
 
 #[test]
