@@ -83,6 +83,8 @@ pub enum Observation {
 pub(crate) struct Observed {
     waiting: Vec<Observation>,
     lost: u64,
+    /// Whom this member follows is told with the first entries from there: its log holds none yet.
+    held: bool,
 }
 
 /// What is compared with what is after a call.
@@ -96,6 +98,10 @@ pub(crate) struct Before {
     /// The follower whose answer the call brings.
     follower: Option<(MemberId, ProgressState, u64)>,
     refusal: Option<Observation>,
+    /// The call is about a heartbeat.
+    heartbeat: bool,
+    /// The call is about entries or a snapshot from a leader.
+    entries: bool,
 }
 
 impl Consensus {
@@ -107,7 +113,8 @@ impl Consensus {
 
     /// What happened since the last call, in order.
     pub fn take_observations(&mut self) -> Vec<Observation> {
-        let Observed { mut waiting, lost } = std::mem::take(&mut self.observed);
+        let mut waiting = std::mem::take(&mut self.observed.waiting);
+        let lost = std::mem::take(&mut self.observed.lost);
         if lost > 0 {
             waiting.push(Observation::Lost { count: lost });
         }
@@ -146,6 +153,7 @@ impl Consensus {
             }
         }
         let granted = raft.prs().tally_votes().0;
+        let kind = message.map(Message::kind);
         Some(Before {
             state: raft.state,
             term: raft.term,
@@ -154,6 +162,8 @@ impl Consensus {
             vote,
             follower,
             refusal,
+            heartbeat: kind == Some(MessageKind::Heartbeat),
+            entries: matches!(kind, Some(MessageKind::Append | MessageKind::Snapshot)),
         })
     }
 
@@ -211,6 +221,15 @@ impl Consensus {
             StateRole::Follower
                 if before.state != StateRole::Follower || (leader != before.leader && leader != 0) =>
             {
+                // A newcomer: why its leader has to send older entries comes first.
+                let log = &self.node.raft.raft_log;
+                self.observed.held = before.heartbeat && leader != 0 && log.last_index() < log.first_index();
+                if !self.observed.held {
+                    self.note(Observation::Follower { leader: member(leader) });
+                }
+            }
+            StateRole::Follower if self.observed.held && before.entries => {
+                self.observed.held = false;
                 self.note(Observation::Follower { leader: member(leader) });
             }
             _ => {}

@@ -91,6 +91,15 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ("put", keys::Command::Put(put)),
         ("delete", keys::Command::DeleteRange(delete)),
         ("txn", keys::Command::Txn(txn)),
+        (
+            "move",
+            keys::Command::Move(keys::Move {
+                from: Bytes::from_static(b"new/"),
+                to: Bytes::from_static(b"in/"),
+                replace: true,
+                count: Some(300),
+            }),
+        ),
         ("compact", keys::Command::Compact { revision: Revision(9) }),
         ("grant", keys::Command::LeaseGrant { id: -7, ttl_seconds: 60 }),
         ("revoke", keys::Command::LeaseRevoke { id: 7 }),

@@ -267,6 +267,7 @@ fn sample_frames() -> Vec<Frame> {
         Frame::LeaseAsks { asks: vec![(1, 2, -3, true), (1, 3, 4, false)] },
         Frame::LeaseAnswers { start: 1, answers: vec![(2, Some((60, 1_000))), (3, None)] },
         Frame::Members { cluster: ClusterId(1), list: sample_list().encode() },
+        Frame::Transfer { term: Term(4), to: MemberId(2) },
     ];
     frames.extend(sample_joining());
     frames

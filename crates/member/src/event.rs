@@ -20,6 +20,8 @@ pub struct Peer {
     /// `host:port` of its first peer URL; empty where it has none.
     pub address: String,
     pub is_learner: bool,
+    /// A learner that will be a voter once it has caught up.
+    pub wants_vote: bool,
 }
 
 impl Peer {
@@ -31,6 +33,7 @@ impl Peer {
             name: member.name.clone(),
             address: address.to_owned(),
             is_learner: member.is_learner,
+            wants_vote: member.wants_vote,
         }
     }
 }
@@ -147,7 +150,8 @@ pub fn observer(waiting_max: usize) -> (Observer, Events) {
 }
 
 impl Observer {
-    pub(crate) fn tell(&self, event: Event) {
+    /// Hands an event over, for whoever follows.
+    pub fn tell(&self, event: Event) {
         if self.sender.try_send(event).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }

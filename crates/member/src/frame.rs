@@ -183,6 +183,11 @@ pub enum Frame {
     /// go between members of different clusters.
     JoinQuestion(Bytes),
     JoinAnswer(Bytes),
+    /// Asks the leader of `term` to hand leadership to `to`.
+    Transfer {
+        term: Term,
+        to: MemberId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -273,6 +278,7 @@ impl Frame {
             Self::LeaseAnswers { .. } => 17,
             Self::JoinQuestion(_) => 18,
             Self::JoinAnswer(_) => 19,
+            Self::Transfer { .. } => 20,
         }
     }
 
@@ -393,6 +399,10 @@ impl Frame {
                 out.put_u64_le(cluster.0);
                 put_bytes(out, list);
             }
+            Self::Transfer { term, to } => {
+                out.put_u64_le(term.0);
+                out.put_u64_le(to.0);
+            }
         }
     }
 
@@ -502,6 +512,7 @@ impl Frame {
                 }
                 Self::LeaseAnswers { start, answers }
             }
+            20 => Self::Transfer { term: Term(r.u64()?), to: MemberId(r.u64()?) },
             _ => return Err(FrameError::Kind(kind)),
         };
         r.end()?;
@@ -567,6 +578,7 @@ mod tests {
             Frame::Members { cluster: ClusterId(1), list: Bytes::from_static(b"l") },
             Frame::JoinQuestion(Bytes::from_static(b"who")),
             Frame::JoinAnswer(Bytes::from_static(b"me")),
+            Frame::Transfer { term: Term(3), to: MemberId(4) },
         ]
     }
 

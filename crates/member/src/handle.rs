@@ -355,27 +355,32 @@ impl Handle {
         }
     }
 
-    /// Asks the leader (this member must be it) to hand leadership to `to`; returns once `to` leads.
+    /// Hands leadership to `to`; returns once `to` leads. Any member takes it, a follower asks its leader; where the
+    /// leader changes meanwhile, the next one is asked.
     pub async fn transfer_leadership(&self, to: MemberId) -> Result<(), RequestError> {
-        if !self.status().is_leader {
-            return Err(RequestError::Refused { reason: MembershipRefusal::NotLeader });
-        }
         let known = self.members().iter().any(|member| member.id == to && !member.is_learner);
         if !known {
             return Err(RequestError::Refused { reason: MembershipRefusal::BadTransferee });
         }
-        self.shared
-            .inbox
-            .push(LogInput::TransferLeadership { to })
-            .map_err(|Full| RequestError::Overloaded)?;
         let deadline = tokio::time::Instant::now() + self.shared.request_timeout;
-        while self.status().leader != Some(to) {
-            if tokio::time::Instant::now() > deadline {
-                return Err(RequestError::TimedOut);
+        let mut ask_at = tokio::time::Instant::now();
+        loop {
+            let Status { leader, failed, .. } = self.status();
+            let now = tokio::time::Instant::now();
+            match failed {
+                Some(reason) => return Err(RequestError::Stopped { reason }),
+                None if leader == Some(to) => return Ok(()),
+                None if now > deadline => return Err(RequestError::TimedOut),
+                // A leader gives a transfer up after an election timeout; asking again then is harmless.
+                None if leader.is_some() && now >= ask_at => {
+                    let wanted = LogInput::TransferLeadership { to };
+                    self.shared.inbox.push(wanted).map_err(|Full| RequestError::Overloaded)?;
+                    ask_at = now + 2 * self.shared.election_timeout;
+                }
+                None => {}
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok(())
     }
 
     /// What stands in this member's log from `from` on: at most `entries_max` entries, of about a megabyte.

@@ -101,6 +101,16 @@ impl Answer {
         answer
     }
 
+    /// As `self`, for a part of something that becomes visible only later: whatever became of it, nothing was changed.
+    pub(super) fn changed_nothing(self) -> Self {
+        match self.status {
+            StatusCode::GATEWAY_TIMEOUT => Self::unavailable(
+                &json!({ "error": "the leader changed or was silent; nothing was changed, try again" }),
+            ),
+            _ => self,
+        }
+    }
+
     pub(super) fn no_leader() -> Self {
         Self::unavailable(&json!({ "error": "no leader" }))
     }
@@ -134,6 +144,13 @@ impl From<RequestError> for Answer {
 impl From<KeysError> for Answer {
     fn from(error: KeysError) -> Self {
         match error {
+            KeysError::MoveOntoKeys { .. } => Self::conflict(
+                "there are keys already: remove them, or give replace=true to put those of the snapshot in their place; \
+                 nothing was changed",
+            ),
+            KeysError::MoveIncomplete { .. } | KeysError::LeaseNotFound { .. } => Self::unavailable(&json!({
+                "error": "it took so long that a part of it was given up; nothing was changed, try again",
+            })),
             KeysError::KeyTooLong { .. } | KeysError::ValueTooLong { .. } => {
                 Self::error(StatusCode::PAYLOAD_TOO_LARGE, error)
             }

@@ -59,7 +59,20 @@ impl Console {
 
     /// Shows events until there will be no more.
     pub fn follow(&self, events: &Events) {
+        let (mut begun, mut again) = (false, false);
         while let Some(event) = events.wait() {
+            // A node that is joined begins anew in another cluster, and for people it is still the same one.
+            match &event {
+                Event::InitialConfiguration { .. } => {
+                    again = begun;
+                    begun = true;
+                }
+                Event::Follower { leader: None } => {}
+                _ => again = false,
+            }
+            if again {
+                continue;
+            }
             let (level, text) = self.line(&event);
             let at = Civil::now().with_millis();
             self.sink.log(&format!("{at} [{level}] raft: {text}"));
@@ -134,11 +147,11 @@ impl Console {
 
 fn updating(change: ConfigurationChange, server: &Peer, servers: &[Peer]) -> String {
     let (command, address) = match change {
+        // Whoever is to vote is brought up to date first.
+        ConfigurationChange::AddLearner if server.wants_vote => ("AddStaging", field(&server.address)),
         ConfigurationChange::AddLearner => ("AddNonvoter", field(&server.address)),
-        // A voter is added by promoting who has caught up.
-        ConfigurationChange::AddVoter | ConfigurationChange::Promote => {
-            ("AddStaging", field(&server.address))
-        }
+        ConfigurationChange::AddVoter => ("AddStaging", field(&server.address)),
+        ConfigurationChange::Promote => ("Promote", field(&server.address)),
         ConfigurationChange::Remove => ("RemoveServer", String::new()),
     };
     let (name, servers) = (name(server), field(&list(servers)));
@@ -147,32 +160,33 @@ fn updating(change: ConfigurationChange, server: &Peer, servers: &[Peer]) -> Str
     )
 }
 
-/// Where a line comes from.
-pub(super) fn source(file: &str, line: u32) -> String {
-    format!("{}:{line}", file.rsplit('/').next().unwrap_or(file))
+/// What a node is for the cluster.
+pub(super) fn suffrage(votes: bool) -> &'static str {
+    if votes { "Voter" } else { "Nonvoter" }
 }
 
-fn suffrage(is_learner: bool) -> &'static str {
-    if is_learner { "Nonvoter" } else { "Voter" }
-}
-
-/// A configuration: whether each node is a learner, its name, and its address.
+/// A configuration: whether each node votes, its name, and its address.
 pub(super) fn servers<'a>(all: impl Iterator<Item = (bool, &'a str, &'a str)>) -> String {
     // By name: their order by id would tell nobody anything.
     let mut all: Vec<_> = all.collect();
     all.sort_by_key(|(_, name, _)| *name);
-    let all = all.into_iter().map(|(is_learner, name, address)| {
-        format!("{{Suffrage:{} ID:{name} Address:{address}}}", suffrage(is_learner))
+    let all = all.into_iter().map(|(votes, name, address)| {
+        format!("{{Suffrage:{} ID:{name} Address:{address}}}", suffrage(votes))
     });
     format!("[{}]", all.collect::<Vec<_>>().join(" "))
 }
 
+/// Whether a node votes, or will as soon as it is up to date.
+fn votes(peer: &Peer) -> bool {
+    !peer.is_learner || peer.wants_vote
+}
+
 fn list(peers: &[Peer]) -> String {
-    servers(peers.iter().map(|peer| (peer.is_learner, &*peer.name, &*peer.address)))
+    servers(peers.iter().map(|peer| (votes(peer), &*peer.name, &*peer.address)))
 }
 
 fn server(peer: &Peer) -> String {
-    field(&format!("{{{} {} {}}}", suffrage(peer.is_learner), peer.name, peer.address))
+    field(&format!("{{{} {} {}}}", suffrage(votes(peer)), peer.name, peer.address))
 }
 
 /// The name of a node; its id as long as it has none.
@@ -243,7 +257,8 @@ mod tests {
 
     fn peer(number: u64, is_learner: bool) -> Peer {
         let address = format!("127.0.0.1:{}", 8999 + number);
-        Peer { id: MemberId(number), name: format!("n{number}"), address, is_learner }
+        let name = format!("n{number}");
+        Peer { id: MemberId(number), name, address, is_learner, wants_vote: false }
     }
 
     fn shown(event: &Event) -> String {
@@ -255,6 +270,7 @@ mod tests {
     #[test]
     fn raft_tells_in_the_words_that_people_know() {
         let n2 = peer(2, false);
+        let staged = Peer { wants_vote: true, ..peer(2, true) };
         for (event, expected) in [
             (
                 Event::InitialConfiguration { index: LogIndex(0), servers: vec![] },
@@ -289,17 +305,27 @@ mod tests {
             ),
             (
                 Event::UpdatingConfiguration {
-                    change: ConfigurationChange::Promote,
-                    server: n2.clone(),
-                    servers: vec![peer(1, false), n2.clone()],
+                    change: ConfigurationChange::AddLearner,
+                    server: staged.clone(),
+                    servers: vec![peer(1, false), staged.clone()],
                 },
                 "[INFO] raft: updating configuration: command=AddStaging server-id=n2 server-addr=127.0.0.1:9001 \
                  servers=\"[{Suffrage:Voter ID:n1 Address:127.0.0.1:9000} {Suffrage:Voter ID:n2 \
                  Address:127.0.0.1:9001}]\"",
             ),
+            (
+                Event::UpdatingConfiguration {
+                    change: ConfigurationChange::AddLearner,
+                    server: peer(2, true),
+                    servers: vec![peer(1, false), peer(2, true)],
+                },
+                "[INFO] raft: updating configuration: command=AddNonvoter server-id=n2 server-addr=127.0.0.1:9001 \
+                 servers=\"[{Suffrage:Voter ID:n1 Address:127.0.0.1:9000} {Suffrage:Nonvoter ID:n2 \
+                 Address:127.0.0.1:9001}]\"",
+            ),
             (Event::AddedPeer { peer: n2.clone() }, "[INFO] raft: added peer, starting replication: peer=n2"),
             (
-                Event::AppendRejected { peer: n2.clone(), next: LogIndex(3) },
+                Event::AppendRejected { peer: staged, next: LogIndex(3) },
                 "[WARN] raft: appendEntries rejected, sending older logs: peer=\"{Voter n2 127.0.0.1:9001}\" next=3",
             ),
             (
@@ -313,6 +339,55 @@ mod tests {
         ] {
             assert_eq!(shown(&event), expected);
         }
+    }
+
+    /// Keeps what it is told.
+    #[derive(Default)]
+    struct Kept(std::sync::Mutex<Vec<String>>);
+
+    impl Sink for Kept {
+        fn out(&self, line: &str) {
+            self.0.lock().expect("no panic").push(line.to_owned());
+        }
+
+        fn log(&self, line: &str) {
+            self.out(line);
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_joined_does_not_begin_a_second_time() {
+        let (observer, events) = quorate_member::observer(16);
+        let initial = |servers| Event::InitialConfiguration { index: LogIndex(0), servers };
+        for event in [
+            initial(vec![]),
+            Event::Follower { leader: None },
+            Event::Leader { term: Term(2) },
+            initial(vec![peer(1, false)]),
+            Event::Follower { leader: None },
+            Event::PreviousMissing { previous: LogIndex(3), last: LogIndex(0) },
+            Event::Follower { leader: Some(peer(1, false)) },
+            Event::Follower { leader: None },
+        ] {
+            observer.tell(event);
+        }
+        drop(observer);
+        let kept = Arc::new(Kept::default());
+        Console::new(kept.clone(), "127.0.0.1:9001".to_owned()).follow(&events);
+        let lines = kept.0.lock().expect("no panic").clone();
+        let starts: Vec<&str> =
+            lines.iter().filter_map(|line| line.split("raft: ").nth(1)?.split([':', '=']).next()).collect();
+        assert_eq!(
+            starts,
+            [
+                "initial configuration",
+                "entering follower state",
+                "entering leader state",
+                "failed to get previous log",
+                "entering follower state",
+                "entering follower state"
+            ]
+        );
     }
 
     #[test]

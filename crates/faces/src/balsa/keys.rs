@@ -1,5 +1,8 @@
 //! `/set`, `/get`, `/keys` and `/remove` of a key.
 
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http::StatusCode;
 use quorate_ids::{LogIndex, Revision, Term};
@@ -31,6 +34,8 @@ enum Level {
     Leader,
     /// Everything that was acknowledged anywhere before.
     Linearizable,
+    /// Everything that was acknowledged anywhere longer ago than this.
+    Within(Duration),
 }
 
 /// A command's place in the log, and its answer.
@@ -50,19 +55,6 @@ pub(super) fn unexpected(reply: &Reply) -> Answer {
 /// Keys and values as JSON shows them.
 pub(super) fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The end of the keys that start with `prefix`.
-pub(super) fn prefix_end(prefix: &[u8]) -> RangeEnd {
-    let keep = prefix.iter().rposition(|byte| *byte < u8::MAX);
-    match keep {
-        None => RangeEnd::Unbounded,
-        Some(at) => {
-            let mut end = prefix[..=at].to_vec();
-            end[at] += 1;
-            RangeEnd::Before(end.into())
-        }
-    }
 }
 
 impl Shared {
@@ -93,8 +85,9 @@ impl Shared {
         }
     }
 
-    /// Says on the console where a write goes from a node that does not lead. An answer: it goes nowhere.
-    fn forward(&self, parameters: &Parameters) -> Result<(), Answer> {
+    /// Says on the console where what only the leader does goes from a node that does not lead. An answer: it goes
+    /// nowhere.
+    pub(super) fn forward(&self, parameters: &Parameters) -> Result<(), Answer> {
         let forward = parameters.flag("forward", true)?;
         if self.handle.status().is_leader {
             return Ok(());
@@ -115,7 +108,7 @@ impl Shared {
     }
 
     /// An alarm of etcd's face stops writes of every face.
-    fn check_space(&self) -> Result<(), Answer> {
+    pub(super) fn check_space(&self) -> Result<(), Answer> {
         const NO_SPACE: u8 = 1;
         let alarms = keys::alarms(&self.handle.store().read());
         if alarms.iter().any(|(_, alarm)| *alarm == NO_SPACE) {
@@ -134,7 +127,7 @@ impl Shared {
         self.forward(parameters)?;
         self.check_space()?;
         let lease = match ttl {
-            Some(seconds) => Some(self.grant(seconds).await?),
+            Some(seconds) => Some(self.lease_for(seconds).await?),
             None => None,
         };
         let put = Put {
@@ -154,8 +147,8 @@ impl Shared {
         Ok(Answer::ok(&answer))
     }
 
-    /// A lease for one key: its id, and how many seconds it got.
-    async fn grant(&self, seconds: u64) -> Result<(i64, i64), Answer> {
+    /// A lease: its id, and how many seconds it got.
+    pub(super) async fn lease_for(&self, seconds: u64) -> Result<(i64, i64), Answer> {
         let millis = self.config.election_timeout.as_millis() * 3 / 2;
         let seconds_min = i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX);
         let ttl_seconds = i64::try_from(seconds).unwrap_or(i64::MAX).max(seconds_min);
@@ -181,6 +174,7 @@ impl Shared {
         let local = match level {
             Level::Local => true,
             Level::Leader => self.handle.status().is_leader,
+            Level::Within(age) => self.round_began().is_some_and(|began| began.elapsed() <= age),
             Level::Linearizable => false,
         };
         match local {
@@ -188,23 +182,42 @@ impl Shared {
                 Some(reason) => Err(quorate_member::RequestError::Stopped { reason }.into()),
                 None => Ok(()),
             },
-            false => Ok(self.handle.read_index().await.map(|_| ())?),
+            false => self.round().await,
         }
     }
 
+    /// When the newest quorum round began that this node has applied everything of: nothing that was acknowledged before
+    /// is missing here.
+    fn round_began(&self) -> Option<Instant> {
+        *self.round_began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn round(&self) -> Result<(), Answer> {
+        let began = Instant::now();
+        self.handle.read_index().await?;
+        let mut newest = self.round_began.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = (*newest).max(Some(began));
+        Ok(())
+    }
+
     fn level(parameters: &Parameters) -> Result<Level, Answer> {
-        match parameters.text("level")? {
-            None | Some("linearizable") => Ok(Level::Linearizable),
-            Some("leader") => Ok(Level::Leader),
-            Some("local") => Ok(Level::Local),
-            Some(other) => {
+        let (level, age) = (parameters.text("level")?, parameters.duration("max_stale")?);
+        match (level, age) {
+            (None | Some("local"), Some(age)) => Ok(Level::Within(age)),
+            (Some(other), Some(_)) => Err(Answer::bad_request(&format!(
+                "max_stale belongs to level=local: a read at level {other:?} is not stale"
+            ))),
+            (None | Some("linearizable"), None) => Ok(Level::Linearizable),
+            (Some("leader"), None) => Ok(Level::Leader),
+            (Some("local"), None) => Ok(Level::Local),
+            (Some(other), None) => {
                 Err(Answer::bad_request(&format!("level: {other:?} is none of local, leader, linearizable")))
             }
         }
     }
 
     pub(super) async fn get(&self, parameters: &Parameters) -> Result<Answer, Answer> {
-        parameters.only(&["key", "level"])?;
+        parameters.only(&["key", "level", "max_stale"])?;
         let key = parameters.needed("key")?;
         self.read_at(Self::level(parameters)?).await?;
         let query = RangeQuery::point(self.key(key));
@@ -239,11 +252,11 @@ impl Shared {
     }
 
     pub(super) async fn keys(&self, parameters: &Parameters) -> Result<Answer, Answer> {
-        parameters.only(&["prefix", "limit", "after", "level"])?;
+        parameters.only(&["prefix", "limit", "after", "level", "max_stale"])?;
         let limit = parameters.number("limit", 1, KEYS_MAX)?.unwrap_or(KEYS_DEFAULT);
         let prefix = self.key(parameters.get("prefix").unwrap_or_default());
         self.read_at(Self::level(parameters)?).await?;
-        let mut query = RangeQuery::new(prefix.clone(), prefix_end(&prefix));
+        let mut query = RangeQuery::new(prefix.clone(), RangeEnd::of_prefix(&prefix));
         query.keys_only = true;
         if let Some(after) = parameters.get("after") {
             let next: Bytes = [&self.key(after)[..], b"\0"].concat().into();
@@ -283,18 +296,5 @@ impl Shared {
             "index": done.index.0,
             "term": done.term.0,
         })))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_ends_before_the_next_one() {
-        assert_eq!(prefix_end(b"a/"), RangeEnd::Before("a0".into()));
-        assert_eq!(prefix_end(b"a\xff\xff"), RangeEnd::Before("b".into()));
-        assert_eq!(prefix_end(b"\xff"), RangeEnd::Unbounded);
-        assert_eq!(prefix_end(b""), RangeEnd::Unbounded);
     }
 }

@@ -55,6 +55,10 @@ impl Shared {
                 let (success, failure) = (branch(&txn.success), branch(&txn.failure));
                 format!("TXN of {} compares: [{success}] else [{failure}]", txn.compare.len())
             }
+            Command::Move(moving) => {
+                let (from, to) = (self.key_shown(&moving.from), self.key_shown(&moving.to));
+                format!("MOVE what begins with {from:?} to {to:?}")
+            }
             Command::Compact { revision } => format!("COMPACT through revision {}", revision.0),
             Command::LeaseGrant { id, ttl_seconds } => format!("LEASE {id:x} of {ttl_seconds} s"),
             Command::LeaseRevoke { id } => format!("LEASE {id:x} revoked"),

@@ -10,14 +10,15 @@ use quorate_models::keys;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::console::{servers, source};
-use super::keys::prefix_end;
+use super::console::{servers, suffrage};
 use super::parameters::Parameters;
 use super::{Answer, Shared};
 use crate::etcd3::ETCD_VERSION;
 
 /// The longest name of a node, in bytes.
 const NODE_ID_BYTES_MAX: usize = 256;
+/// What the line of a join names as its place in the program: as balsa does, for those who read its logs.
+const JOINING_SOURCE: &str = "handler.go:28";
 /// How long `/join` waits until the newcomer votes; it goes on becoming a voter after that.
 const VOTES_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a removal is tried that a new leader refuses because it does not know yet who is there.
@@ -120,7 +121,7 @@ impl Shared {
             "member_id": member.id.to_string(),
             "raft_addr": raft_address(member),
             "http_addr": self.http_address(member),
-            "suffrage": if member.is_learner { "Nonvoter" } else { "Voter" },
+            "suffrage": suffrage(!member.is_learner),
             "leader": leader == Some(member.id),
         })
     }
@@ -149,7 +150,7 @@ impl Shared {
         let voter = parameters.flag("voter", true)?;
         console.log(&format!("node is {name}"));
         let Address { host, port } = address(parameters)?;
-        console.info(&format!("Joining node {name} on host {host}:{port}"), &source(file!(), line!()));
+        console.info(&format!("Joining node {name} on host {host}:{port}"), JOINING_SOURCE);
         if let Some(leader) = self.leader_member().filter(|_| !self.handle.status().is_leader) {
             let address = self.http_address(&leader);
             console.log(&format!("Not a leader, forwarding to {} at {address}", leader.name));
@@ -235,16 +236,14 @@ impl Shared {
     }
 
     pub(super) async fn transfer(&self, parameters: &Parameters) -> Result<Answer, Answer> {
-        parameters.only(&["to"])?;
-        let to = self.named(parameters.needed_text("to")?)?;
-        match self.handle.transfer_leadership(to.id).await {
-            Ok(()) => Ok(Answer::ok(&self.shown(&to, Some(to.id)))),
-            Err(RequestError::Refused { reason: MembershipRefusal::NotLeader }) => {
-                let leader = self.leader_member().map(|leader| self.http_address(&leader));
-                Err(Answer::not_leader(leader.as_deref()))
-            }
-            Err(error) => Err(error.into()),
-        }
+        parameters.only(&["to", "forward"])?;
+        let to = parameters.needed_text("to")?;
+        self.forward(parameters)?;
+        // The list may be behind on a node that was away.
+        self.handle.read_index().await?;
+        let to = self.named(to)?;
+        self.handle.transfer_leadership(to.id).await?;
+        Ok(Answer::ok(&self.shown(&to, Some(to.id))))
     }
 
     pub(super) fn status(&self, parameters: &Parameters) -> Result<Answer, Answer> {
@@ -262,7 +261,7 @@ impl Shared {
         let (revision, keys) = {
             let tables = self.handle.store().read();
             let prefix = self.config.prefix.as_bytes();
-            let end = match prefix_end(prefix) {
+            let end = match keys::RangeEnd::of_prefix(prefix) {
                 keys::RangeEnd::Before(end) => Some(end),
                 _ => None,
             };
@@ -275,7 +274,7 @@ impl Shared {
             "member_id": identity.member.to_string(),
             "cluster_id": identity.cluster.to_string(),
             "state": state,
-            "suffrage": if status.is_learner { "Nonvoter" } else { "Voter" },
+            "suffrage": suffrage(!status.is_learner),
             "leader": leader.map(|leader| leader.name.clone()),
             "term": status.term.0,
             "last_log_index": status.last_index.0,
@@ -284,7 +283,7 @@ impl Shared {
             "fsm_pending": status.committed.0.saturating_sub(status.applied.0),
             "last_snapshot_index": checkpoint.0,
             "latest_configuration": servers(members.iter().map(|member| {
-                (member.is_learner, member.name.as_str(), raft_address(member))
+                (!member.is_learner, member.name.as_str(), raft_address(member))
             })),
             "num_peers": members.len().saturating_sub(1),
             "revision": revision,

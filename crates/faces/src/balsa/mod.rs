@@ -17,9 +17,9 @@ mod members;
 mod parameters;
 mod snapshot;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
@@ -80,6 +80,8 @@ struct Shared {
     handle: Handle,
     config: Config,
     lease_ids: AtomicU64,
+    /// See [`Shared::round_began`].
+    round_began: Mutex<Option<Instant>>,
 }
 
 impl Balsa {
@@ -88,7 +90,8 @@ impl Balsa {
         // Far from those of etcd3's face on the same member, which begins to count in the same moment.
         const OWN_RANGE: u64 = 1 << 47;
         let lease_ids = AtomicU64::new(crate::etcd3::first_lease_id(handle.identity().member) ^ OWN_RANGE);
-        Self { shared: Arc::new(Shared { handle, config, lease_ids }) }
+        let round_began = Mutex::new(None);
+        Self { shared: Arc::new(Shared { handle, config, lease_ids, round_began }) }
     }
 }
 

@@ -2,6 +2,7 @@
 //! before the query's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
@@ -120,6 +121,17 @@ impl Parameters {
         }
     }
 
+    /// A length of time.
+    pub fn duration(&self, name: &str) -> Result<Option<Duration>, Answer> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match duration_of(text) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(Answer::bad_request(&format!(
+                "{name}: {text:?} is no length of time: write a whole number and ms, s, m or h, such as 5s"
+            ))),
+        }
+    }
+
     /// A number from `low` to `high`.
     pub fn number(&self, name: &str, low: u64, high: u64) -> Result<Option<u64>, Answer> {
         let Some(text) = self.text(name)? else { return Ok(None) };
@@ -130,6 +142,20 @@ impl Parameters {
             None => Err(Answer::bad_request(&format!("{name}: {text:?} is no number from {low} to {high}"))),
         }
     }
+}
+
+/// `5`, `5s`, `250ms`, `2m`, `1h`: a number without a unit is one of seconds.
+fn duration_of(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let millis_each = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return None,
+    };
+    number.checked_mul(millis_each).map(Duration::from_millis)
 }
 
 /// Undoes percent encoding; `+` is a space.
@@ -177,6 +203,17 @@ mod tests {
         let mut given = parameters("key=query&other=1");
         given.add_form(b"key=form").expect("well-formed");
         assert_eq!((given.get("key"), given.get("other")), (Some(&b"form"[..]), Some(&b"1"[..])));
+    }
+
+    #[test]
+    fn lengths_of_time_have_a_unit_or_are_seconds() {
+        for (text, millis) in [("5", 5000), ("5s", 5000), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration_of(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "18446744073709551615h"] {
+            assert_eq!(duration_of(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

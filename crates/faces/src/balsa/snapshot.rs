@@ -9,19 +9,23 @@
 //! ```
 //!
 //! Invariants: a download is of one revision, and without its last line it is not whole; nothing of a body that is not
-//! whole and right is restored. Keys with a time to live are counted and left out: their time belongs to this cluster.
+//! whole and right is restored, and a restore happens whole, in one revision, or not at all, whatever dies meanwhile. Keys
+//! with a time to live are counted and left out: their time belongs to this cluster.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_ids::Revision;
+use quorate_ids::{LogIndex, Revision};
+use quorate_models::ModelId;
 use quorate_models::keys::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, KeyValue, Op, Progress, Put, RangeQuery,
-    RangeResume, Reply, Txn, range_slice, resolve_revision,
+    self, Command, KeyValue, Move, Op, Progress, Put, RangeEnd, RangeQuery, RangeResume, Reply, Txn,
+    range_slice, resolve_revision,
 };
 use serde_json::{Map, Value, json};
 
-use super::keys::{prefix_end, shown, unexpected};
+use super::keys::{shown, unexpected};
 use super::parameters::Parameters;
 use super::{Answer, Shared};
 use crate::listener::{Outgoing, outgoing};
@@ -32,6 +36,13 @@ const VERSION: u64 = 1;
 const SLICE_KEYS: usize = 64;
 /// Bytes of a download that wait for the client.
 const QUEUED_BYTES_MAX: usize = 256 * 1024;
+/// What is restored stands under this until all of it is there: `\0restore/LEASE/`, then the prefix.
+const STAGING: &[u8] = b"\0restore/";
+const STAGING_ID_BYTES: usize = 17;
+/// How long it stands there once nobody goes on.
+const STAGED_SECONDS: u64 = 60;
+/// Bytes of a key that a refusal shows.
+const SHOWN_BYTES_MAX: usize = 64;
 /// Keys, and bytes, that one command of a restore writes.
 const BATCH_KEYS_MAX: usize = 128;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
@@ -76,7 +87,7 @@ impl Shared {
         let store = self.handle.store();
         let _pin = store.pin();
         let prefix = self.key(b"");
-        let query = RangeQuery::new(prefix.clone(), prefix_end(&prefix));
+        let query = RangeQuery::new(prefix.clone(), RangeEnd::of_prefix(&prefix));
         let at = resolve_revision(&store.read(), Revision::ZERO).map_err(|error| error.to_string())?;
         let header = json!({
             "format": FORMAT,
@@ -122,58 +133,88 @@ impl Shared {
         sending.line(&Value::Object(line)).await
     }
 
+    /// Puts the keys where no reader looks, then moves all of them in place with one command. They live under a lease
+    /// until then: a restore that is cut short leaves nothing behind, and nothing of it was ever seen.
     async fn restore(&self, body: &[u8], replace: bool) -> Result<Answer, Answer> {
         let pairs = parse(body).map_err(|reason| Answer::bad_request(&format!("restore: {reason}")))?;
-        let longest = self.config.request_bytes_max;
-        if let Some((key, _)) = pairs.iter().find(|(key, value)| key.len() + value.len() > longest) {
-            let reason = format!("restore: key {:?} and its value are too long", shown(key));
-            return Err(Answer::too_large(&reason));
+        self.check_pairs(&pairs)?;
+        self.check_space()?;
+        let lease = self.lease_for(STAGED_SECONDS).await?.0;
+        let moved = self.restore_under(lease, &pairs, replace).await;
+        // It is empty where all went well. Else its keys go now, or with its time.
+        let revoke = keys::encode(&Command::LeaseRevoke { id: lease });
+        let _ = self.handle.propose(ModelId::KEYS, revoke).await;
+        let (index, replaced) = moved?;
+        Ok(Answer::ok(&json!({ "keys": pairs.len(), "replaced": replaced, "index": index.0 })))
+    }
+
+    fn check_pairs(&self, pairs: &Pairs) -> Result<(), Answer> {
+        // The command that puts it is a little longer.
+        const BESIDE_BYTES: usize = 256;
+        let longest = self.config.request_bytes_max.saturating_sub(BESIDE_BYTES + self.config.prefix.len());
+        let staged = |key: &[u8]| self.config.prefix.is_empty() && key.starts_with(STAGING);
+        for (key, value) in pairs {
+            let too_long = key.len() + self.config.prefix.len() + STAGING.len() + STAGING_ID_BYTES
+                > keys::USER_KEY_BYTES_MAX;
+            if too_long || key.len() + value.len() > longest {
+                let start = &key[..key.len().min(SHOWN_BYTES_MAX)];
+                let reason = format!("restore: key {:?} and its value are too long", shown(start));
+                return Err(Answer::too_large(&reason));
+            }
+            if staged(key) {
+                let reason = format!("restore: key {:?} begins as keys of a restore do", shown(key));
+                return Err(Answer::bad_request(&reason));
+            }
         }
-        self.make_room(replace).await?;
-        let mut index = 0;
+        Ok(())
+    }
+
+    /// The move's place in the log, and how many keys it replaced.
+    async fn restore_under(
+        &self,
+        lease: i64,
+        pairs: &Pairs,
+        replace: bool,
+    ) -> Result<(LogIndex, u64), Answer> {
+        let (to, from) = (self.key(b""), self.staging(lease));
+        let bytes_max = BATCH_BYTES_MAX.min(self.config.request_bytes_max / 2);
+        let mut renewed = Instant::now();
         let mut rest = &pairs[..];
         while !rest.is_empty() {
-            let (batch, next) = rest.split_at(batch_len(rest));
+            let (batch, next) = rest.split_at(batch_len(rest, from.len(), bytes_max));
             let put = |(key, value): &(Vec<u8>, Vec<u8>)| {
                 Op::Put(Put {
-                    key: self.key(key),
+                    key: [&from[..], key].concat().into(),
                     value: Bytes::copy_from_slice(value),
-                    lease: 0,
+                    lease,
                     prev_kv: false,
                     ignore_value: false,
                     ignore_lease: false,
                 })
             };
             let txn = Txn { compare: vec![], success: batch.iter().map(put).collect(), failure: vec![] };
-            let done = self.propose(&Command::Txn(txn)).await?;
-            let Reply::Txn(_) = done.reply else { return Err(unexpected(&done.reply)) };
-            index = done.index.0;
+            self.propose(&Command::Txn(txn)).await.map_err(Answer::changed_nothing)?;
+            if renewed.elapsed() > Duration::from_secs(STAGED_SECONDS) / 4 {
+                self.handle
+                    .lease(lease, true)
+                    .await
+                    .map_err(|error| Answer::changed_nothing(error.into()))?;
+                renewed = Instant::now();
+            }
             rest = next;
         }
-        Ok(Answer::ok(&json!({ "keys": pairs.len(), "index": index })))
-    }
-
-    /// Removes all keys, or sees that there are none.
-    async fn make_room(&self, replace: bool) -> Result<(), Answer> {
-        let prefix = self.key(b"");
-        let end = prefix_end(&prefix);
-        if replace {
-            let delete = DeleteRange { key: prefix, end, prev_kv: false };
-            let done = self.propose(&Command::DeleteRange(delete)).await?;
-            let Reply::DeleteRange(_) = done.reply else { return Err(unexpected(&done.reply)) };
-            return Ok(());
-        }
-        let compare = Compare { key: prefix, end, op: CompareOp::Equal, target: CompareTarget::Version(0) };
-        let txn = Txn { compare: vec![compare], success: vec![], failure: vec![] };
-        let done = self.propose(&Command::Txn(txn)).await?;
+        // All or none: with the count, not even a lease that ended in between makes a part of it visible.
+        let moving = Move { from, to, replace, count: Some(pairs.len() as u64) };
+        let done = self.propose(&Command::Move(moving)).await?;
         match done.reply {
-            Reply::Txn(reply) if reply.succeeded => Ok(()),
-            Reply::Txn(_) => Err(Answer::conflict(
-                "restore: there are keys already: remove them, or give replace=true to put those of the snapshot in \
-                 their place",
-            )),
+            Reply::Move { replaced, .. } => Ok((done.index, replaced)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Where the keys of one restore stand until all are there. It is longer than what they are moved to.
+    fn staging(&self, lease: i64) -> Bytes {
+        [STAGING, format!("{lease:016x}/").as_bytes(), self.config.prefix.as_bytes()].concat().into()
     }
 }
 
@@ -217,12 +258,12 @@ fn take_bytes(line: &Value, name: &str) -> Option<Vec<u8>> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
 }
 
-/// How many pairs one command takes; at least one.
-fn batch_len(pairs: &[(Vec<u8>, Vec<u8>)]) -> usize {
+/// How many pairs one command takes, each with so many bytes in front of its key; at least one.
+fn batch_len(pairs: &[(Vec<u8>, Vec<u8>)], in_front: usize, bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = pairs.iter().take(BATCH_KEYS_MAX).take_while(|(key, value)| {
-        bytes += key.len() + value.len();
-        bytes <= BATCH_BYTES_MAX
+        bytes += in_front + key.len() + value.len();
+        bytes <= bytes_max
     });
     fits.count().max(1)
 }
@@ -260,6 +301,10 @@ pub(super) fn parse(body: &[u8]) -> Result<Pairs, String> {
             Some((take_bytes(&line, "key").filter(|key| !key.is_empty())?, take_bytes(&line, "value")?))
         });
         pairs.push(pair.ok_or_else(|| format!("line {} is no key with its value", number + 2))?);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = pairs.iter().position(|(key, _)| !seen.insert(&key[..])) {
+        return Err(format!("line {} has a key that stands before it already", twice + 2));
     }
     if last.get("keys").and_then(Value::as_u64) != Some(pairs.len() as u64) {
         return Err(format!("it holds {} keys, and the last line says otherwise", pairs.len()));
@@ -312,14 +357,18 @@ mod tests {
             let reason = parse(&whole(&[line], 1)).expect_err(line);
             assert_eq!(reason, "line 2 is no key with its value");
         }
-        assert!(parse(&whole(&[r#"{"key":"a","value":"1"}"#], 2)).is_err());
+        let one = r#"{"key":"a","value":"1"}"#;
+        assert!(parse(&whole(&[one], 2)).is_err());
+        let twice = parse(&whole(&[one, r#"{"key_hex":"61","value":"2"}"#], 2)).expect_err("twice");
+        assert_eq!(twice, "line 3 has a key that stands before it already");
     }
 
     #[test]
     fn a_batch_is_bounded_in_keys_and_in_bytes() {
         let small: Pairs = vec![(vec![1], vec![2]); 1000];
-        assert_eq!(batch_len(&small), BATCH_KEYS_MAX);
+        assert_eq!(batch_len(&small, 0, BATCH_BYTES_MAX), BATCH_KEYS_MAX);
+        assert_eq!(batch_len(&small, 7, 100), 11, "of nine bytes each");
         let large: Pairs = vec![(vec![1], vec![0; BATCH_BYTES_MAX]); 3];
-        assert_eq!(batch_len(&large), 1);
+        assert_eq!(batch_len(&large, 0, BATCH_BYTES_MAX), 1);
     }
 }

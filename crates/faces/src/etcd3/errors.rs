@@ -175,6 +175,9 @@ impl From<KeysError> for Status {
             KeysError::TooManyNested { .. } => TOO_MANY_OPS,
             KeysError::KeyTooLong { .. }
             | KeysError::ValueTooLong { .. }
+            | KeysError::MoveIntoItself
+            | KeysError::MoveIncomplete { .. }
+            | KeysError::MoveOntoKeys { .. }
             | KeysError::UnknownAlarm { .. } => {
                 Self::with(Code::InvalidArgument, format!("etcdserver: {error}"))
             }

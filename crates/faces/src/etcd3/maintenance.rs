@@ -1,6 +1,7 @@
 //! Service Maintenance.
 
 use quorate_ids::{MemberId, Revision};
+use quorate_member::MembershipRefusal;
 use quorate_models::keys::{self, Command, HashScan, KeysError, KeysHash, Progress, Reply};
 use quorate_wire::etcdserverpb as pb;
 use quorate_wire::etcdserverpb::alarm_request::AlarmAction;
@@ -92,6 +93,10 @@ impl Thread {
     }
 
     pub(super) async fn move_leader(&self, request: &pb::MoveLeaderRequest) -> Result<Answer, Status> {
+        // etcd's clients ask the leader alone, and look for it first.
+        if !self.handle().status().is_leader {
+            return Err(MembershipRefusal::NotLeader.into());
+        }
         self.handle().transfer_leadership(MemberId(request.target_id)).await?;
         Ok(Answer::message(&pb::MoveLeaderResponse { header: None }))
     }

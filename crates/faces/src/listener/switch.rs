@@ -3,6 +3,7 @@
 //!
 //! Invariant: a request is served by the faces that are current when it comes; those before them serve no new one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use http::{Request, Response, StatusCode};
@@ -14,22 +15,35 @@ type Faces = Arc<[Arc<dyn Face>]>;
 
 /// A face that stands for others. Clones stand for the same.
 #[derive(Clone)]
-pub struct Switch(Arc<RwLock<(u64, Faces)>>);
+pub struct Switch(Arc<Current>);
+
+struct Current {
+    /// Of `faces`: each request looks whether it is still the same.
+    generation: AtomicU64,
+    faces: RwLock<Faces>,
+}
 
 impl Switch {
     #[must_use]
     pub fn new(faces: Vec<Arc<dyn Face>>) -> Self {
-        Self(Arc::new(RwLock::new((0, faces.into()))))
+        Self(Arc::new(Current { generation: AtomicU64::new(0), faces: RwLock::new(faces.into()) }))
     }
 
     /// From now on these serve.
     pub fn replace(&self, faces: Vec<Arc<dyn Face>>) {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *current = (current.0 + 1, faces.into());
+        let mut current = self.0.faces.write().unwrap_or_else(PoisonError::into_inner);
+        *current = faces.into();
+        self.0.generation.fetch_add(1, Ordering::Release);
     }
 
+    fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// The faces, and their generation.
     fn current(&self) -> (u64, Faces) {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let faces = self.0.faces.read().unwrap_or_else(PoisonError::into_inner);
+        (self.generation(), faces.clone())
     }
 }
 
@@ -52,9 +66,9 @@ struct OnThread {
 impl OnThread {
     /// Called in the thread's runtime: new faces may start tasks in it.
     fn faces(&self) -> ThreadFaces {
-        let (number, faces) = self.switch.current();
         let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
-        if here.0 != number {
+        if here.0 != self.switch.generation() {
+            let (number, faces) = self.switch.current();
             *here = (number, faces.iter().map(|face| face.on_thread()).collect());
         }
         here.1.clone()

@@ -17,6 +17,7 @@ use quorate_store::Tables;
 
 use super::command::Command;
 use super::compact::Physical;
+use super::moves;
 use super::ops::Leaf;
 use super::query::RangeResume;
 use super::reply::{Event, KeyValue, KeysError, OpReply, Reply, TxnReply};
@@ -190,6 +191,7 @@ impl Keys {
                     }
                     Err(blocked) => self.blocked(blocked),
                 },
+                Command::Move(_) => self.run_move(tables, command, cursor, None),
                 Command::Compact { revision } => Step::Done(self.compact(tables, *revision)),
                 Command::LeaseGrant { id, ttl_seconds } => {
                     Step::Done(self.grant(tables, *id, *ttl_seconds, stamps.cluster_time))
@@ -208,6 +210,7 @@ impl Keys {
                     self.run(tables, command, &[Leaf::Delete(delete)], cursor, Some(position))
                 }
                 Command::Txn(_) => self.run_txn(tables, command, cursor, position, false),
+                Command::Move(_) => self.run_move(tables, command, cursor, Some(position)),
                 Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } => {
                     self.end_leases(tables, command, stamps.term, position, cursor)
                 }
@@ -269,7 +272,7 @@ impl Keys {
         self.run_checked(tables, command, &leaves, cursor, position)
     }
 
-    fn run(
+    pub(super) fn run(
         &mut self,
         tables: &mut Tables,
         command: &Command,
@@ -315,6 +318,7 @@ impl Keys {
                     nest_replies(txn, &mut position.path.iter().copied(), &mut results, revision);
                 Reply::Txn(reply)
             }
+            Command::Move(_) => moves::reply(revision, results),
             _ => match results.next() {
                 Some(OpReply::Put(put)) => Reply::Put(put),
                 Some(OpReply::DeleteRange(delete)) => Reply::DeleteRange(delete),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_ids::{Revision, Term};
 
 use super::command::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, Move, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
 use crate::varint::{Reader, put_varint, unzigzag, zigzag};
@@ -28,6 +28,7 @@ mod kind {
     pub const ALARM: u8 = 8;
     /// Only inside a transaction.
     pub const RANGE: u8 = 9;
+    pub const MOVE: u8 = 10;
 }
 
 /// Why bytes are not a command.
@@ -61,6 +62,13 @@ pub fn encode(command: &Command) -> Bytes {
         Command::Txn(txn) => {
             out.extend_from_slice(&[kind::TXN, VERSION]);
             encode_txn(&mut out, txn);
+        }
+        Command::Move(Move { from, to, replace, count }) => {
+            let flags = u8::from(*replace) | u8::from(count.is_some()) << 1;
+            out.extend_from_slice(&[kind::MOVE, VERSION, flags]);
+            put_bytes(&mut out, from);
+            put_bytes(&mut out, to);
+            count.iter().for_each(|count| put_varint(&mut out, *count));
         }
         Command::Compact { revision } => {
             out.extend_from_slice(&[kind::COMPACT, VERSION]);
@@ -224,6 +232,12 @@ pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
         kind::PUT => Command::Put(input.put()?),
         kind::DELETE_RANGE => Command::DeleteRange(input.delete()?),
         kind::TXN => Command::Txn(input.txn(1)?),
+        kind::MOVE => {
+            let flags = input.flags(3, "a move's flags")?;
+            let (from, to) = (input.slice("a prefix")?, input.slice("a prefix")?);
+            let count = if flags & 2 == 0 { None } else { Some(input.varint("a count")?) };
+            Command::Move(Move { from, to, replace: flags & 1 == 1, count })
+        }
         kind::COMPACT => Command::Compact { revision: input.revision()? },
         kind::LEASE_GRANT => {
             Command::LeaseGrant { id: input.signed("a lease")?, ttl_seconds: input.signed("a TTL")? }

@@ -9,6 +9,7 @@ pub enum Command {
     Put(Put),
     DeleteRange(DeleteRange),
     Txn(Txn),
+    Move(Move),
     /// Versions superseded at or before `revision` may be forgotten.
     Compact {
         revision: Revision,
@@ -62,6 +63,34 @@ pub struct DeleteRange {
     pub key: Bytes,
     pub end: RangeEnd,
     pub prev_kv: bool,
+}
+
+impl RangeEnd {
+    /// The end of the keys that begin with `prefix`.
+    #[must_use]
+    pub fn of_prefix(prefix: &[u8]) -> Self {
+        let keep = prefix.iter().rposition(|byte| *byte < u8::MAX);
+        match keep {
+            None => Self::Unbounded,
+            Some(at) => {
+                let mut end = prefix[..=at].to_vec();
+                end[at] += 1;
+                Self::Before(end.into())
+            }
+        }
+    }
+}
+
+/// Each key that begins with `from` then begins with `to` instead, all in one revision. It begins anew there, without a
+/// lease. `to` must not be longer than `from`, nor begin with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub from: Bytes,
+    pub to: Bytes,
+    /// Delete what began with `to` before; else the move is refused where there is anything.
+    pub replace: bool,
+    /// Refuse the move unless so many keys begin with `from`.
+    pub count: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,4 +170,17 @@ pub struct Compare {
     pub end: RangeEnd,
     pub op: CompareOp,
     pub target: CompareTarget,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        assert_eq!(RangeEnd::of_prefix(b"a/"), RangeEnd::Before("a0".into()));
+        assert_eq!(RangeEnd::of_prefix(b"a\xff\xff"), RangeEnd::Before("b".into()));
+        assert_eq!(RangeEnd::of_prefix(b"\xff"), RangeEnd::Unbounded);
+        assert_eq!(RangeEnd::of_prefix(b""), RangeEnd::Unbounded);
+    }
 }

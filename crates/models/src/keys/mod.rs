@@ -12,6 +12,7 @@ mod hash;
 mod history;
 mod lease_clock;
 mod leases;
+mod moves;
 mod ops;
 mod query;
 mod read_txn;
@@ -25,7 +26,7 @@ use quorate_store::TableId;
 pub use apply::Keys;
 pub use codec::{DecodeError, TXN_DEPTH_MAX, decode, encode};
 pub use command::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, Move, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
 pub use compact::forgotten_revision;

@@ -11,7 +11,7 @@ use quorate_ids::Revision;
 use quorate_store::{BODY_BYTES_MAX, Body, Location, Owners, Tables};
 
 use super::apply::{Keys, Position};
-use super::command::{DeleteRange, Put, RangeEnd, RangeQuery};
+use super::command::{DeleteRange, Move, Put, RangeEnd, RangeQuery};
 use super::query::{Bounds, Progress, RangeResume, check_compacted, finish_range, range_slice, value_at};
 use super::reply::{
     DeleteReply, Event, EventKind, KeyMeta, KeyValue, KeysError, OpReply, PutReply, RangeReply, Value,
@@ -37,6 +37,7 @@ pub(super) enum Leaf<'a> {
     Range(&'a RangeQuery),
     Put(&'a Put),
     Delete(&'a DeleteRange),
+    Move(&'a Move),
 }
 
 impl Leaf<'_> {
@@ -45,7 +46,7 @@ impl Leaf<'_> {
         match self {
             Self::Range(_) => OpReply::Range(RangeReply { revision, kvs: Vec::new(), more: false, count: 0 }),
             Self::Put(_) => OpReply::Put(PutReply { revision, previous: None }),
-            Self::Delete(_) => {
+            Self::Delete(_) | Self::Move(_) => {
                 OpReply::DeleteRange(DeleteReply { revision, deleted: 0, previous: Vec::new() })
             }
         }
@@ -67,7 +68,7 @@ impl Keys {
                 Leaf::Range(query) if query.revision != Revision::ZERO => {
                     check_compacted(tables, query.revision).map_err(Blocked::Refused)?;
                 }
-                Leaf::Range(_) | Leaf::Delete(_) => {}
+                Leaf::Range(_) | Leaf::Delete(_) | Leaf::Move(_) => {}
             }
         }
         Ok(())
@@ -114,6 +115,9 @@ impl Keys {
                         }
                     }
                 }
+                Leaf::Move(moving) => {
+                    moving.bodies(tables).for_each(|at| have_body(tables, at, loaded, &mut need));
+                }
                 Leaf::Put(_) | Leaf::Range(_) | Leaf::Delete(_) => {}
             }
         }
@@ -145,6 +149,7 @@ impl Keys {
                     Some(OpReply::Put(self.put(tables, put, position, loaded)))
                 }
                 Leaf::Delete(delete) => self.delete_slice(tables, delete, position, &mut budget),
+                Leaf::Move(moving) => self.move_slice(tables, moving, position, loaded, &mut budget),
                 Leaf::Range(query) => self.range_in_command(tables, query, position, loaded, &mut budget),
             };
             let Some(result) = result else { return false };
@@ -190,7 +195,13 @@ impl Keys {
         Some(OpReply::Range(reply))
     }
 
-    fn put(&mut self, tables: &mut Tables, put: &Put, position: &mut Position, loaded: &Loaded) -> PutReply {
+    pub(super) fn put(
+        &mut self,
+        tables: &mut Tables,
+        put: &Put,
+        position: &mut Position,
+        loaded: &Loaded,
+    ) -> PutReply {
         let old = tables
             .get(KEYS, &put.key)
             .map(|entry| (KeyRow::read(entry.row), entry.body.expect("a version has a body")));
@@ -369,7 +380,7 @@ fn dig_up(tables: &mut Tables, key: &[u8]) -> Option<Rev> {
 }
 
 /// A value that [`Keys::need`] made sure of.
-fn value_in_memory(tables: &Tables, at: Location, loaded: &Loaded) -> Option<Bytes> {
+pub(super) fn value_in_memory(tables: &Tables, at: Location, loaded: &Loaded) -> Option<Bytes> {
     let body = match loaded.get(&at) {
         Some(body) => body.clone(),
         None => match tables.body(at) {

@@ -50,6 +50,7 @@ pub enum Reply {
     Put(PutReply),
     DeleteRange(DeleteReply),
     Txn(TxnReply),
+    Move { revision: Revision, moved: u64, replaced: u64 },
     Compact { revision: Revision },
     LeaseGrant { revision: Revision, id: i64, ttl_seconds: i64 },
     LeaseRevoke { revision: Revision },
@@ -117,6 +118,12 @@ pub enum KeysError {
     UnknownAlarm { alarm: u8 },
     #[error("the transaction nests more than {max} transactions")]
     TooManyNested { max: usize },
+    #[error("keys can't be moved from a prefix to one that is longer, or that begins with it")]
+    MoveIntoItself,
+    #[error("{found} keys are there to be moved, where {wanted} have to be")]
+    MoveIncomplete { found: u64, wanted: u64 },
+    #[error("{count} keys are there already, where others are to be moved to")]
+    MoveOntoKeys { count: u64 },
     #[error("a body that the command compares can't be read: {reason}")]
     Unreadable { reason: String },
 }

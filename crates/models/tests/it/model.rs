@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use quorate_ids::{Revision, Term};
 use quorate_models::keys::{
     self, Command, Compare, CompareOp, CompareTarget, DeleteRange, Event, HistoryResume, KeyValue, Keys,
-    KeysError, Op, OpReply, Progress, Put, RangeEnd, RangeQuery, RangeReply, RangeResume, ReadStep, ReadTxn,
-    Reply, SortOrder, SortTarget, Txn, TxnReply, finish_range, history_slice, load_value, range_slice,
+    KeysError, Move, Op, OpReply, Progress, Put, RangeEnd, RangeQuery, RangeReply, RangeResume, ReadStep,
+    ReadTxn, Reply, SortOrder, SortTarget, Txn, TxnReply, finish_range, history_slice, load_value,
+    range_slice,
 };
 use quorate_store::Store;
 
@@ -136,11 +137,19 @@ fn txn_of(leaf: impl Strategy<Value = Op> + 'static) -> impl Strategy<Value = Tx
     of(nested)
 }
 
+fn moving() -> impl Strategy<Value = Move> {
+    let to = "[a-c]{0,1}".prop_map(Bytes::from);
+    let count = prop_oneof![3 => Just(None), 1 => (0..4u64).prop_map(Some)];
+    ("[a-c]{1,2}".prop_map(Bytes::from), to, any::<bool>(), count)
+        .prop_map(|(from, to, replace, count)| Move { from, to, replace, count })
+}
+
 pub fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => put().prop_map(Command::Put),
         3 => delete().prop_map(Command::DeleteRange),
         4 => txn().prop_map(Command::Txn),
+        1 => moving().prop_map(Command::Move),
         1 => (0..40u64).prop_map(|revision| Command::Compact { revision: Revision(revision) }),
         2 => (1..4i64, 1..100i64).prop_map(|(id, ttl_seconds)| Command::LeaseGrant { id, ttl_seconds }),
         1 => (1..4i64).prop_map(|id| Command::LeaseRevoke { id }),
@@ -190,6 +199,7 @@ fn answer(store: &Store, reply: &Reply) -> Answer {
             Answer::Delete(reply.revision.0, reply.deleted, kvs(store, &reply.previous))
         }
         Reply::Txn(reply) => txn_answer(store, reply),
+        Reply::Move { revision, moved, replaced } => Answer::Moved(revision.0, *moved, *replaced),
         Reply::Compact { revision }
         | Reply::LeaseGrant { revision, .. }
         | Reply::LeaseRevoke { revision }

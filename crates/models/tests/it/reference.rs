@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_models::keys::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, EventKind, Op, Put, RangeEnd, RangeQuery,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, EventKind, Move, Op, Put, RangeEnd, RangeQuery,
     SortOrder, SortTarget, Txn,
 };
 
@@ -43,6 +43,7 @@ pub enum Answer {
     Range(u64, Found),
     Txn(u64, bool, Vec<Answer>),
     Ok(u64),
+    Moved(u64, u64, u64),
     Expired(u64, Vec<i64>),
     Refused(u64),
 }
@@ -98,6 +99,10 @@ impl Reference {
             Command::DeleteRange(delete) => work.delete(delete),
             Command::Txn(txn) if work.txn_fits(txn) => work.txn(txn),
             Command::Put(_) | Command::Txn(_) => Answer::Refused(revision),
+            Command::Move(moving) => match work.move_refused(moving) {
+                true => Answer::Refused(revision),
+                false => work.move_keys(moving),
+            },
             Command::Compact { revision: asked } => {
                 if asked.0 <= self.compacted || asked.0 > revision {
                     return Answer::Refused(revision);
@@ -238,6 +243,40 @@ impl Work<'_> {
         gone.iter().for_each(|kv| self.remove(kv));
         let count = gone.len() as u64;
         Answer::Delete(self.revision(), count, if delete.prev_kv { gone } else { Vec::new() })
+    }
+
+    fn move_refused(&self, moving: &Move) -> bool {
+        let Move { from, to, replace, count } = moving;
+        let keys: Vec<&Bytes> = self.space.keys().collect();
+        let from_there: Vec<_> = keys.iter().filter(|key| key.starts_with(from)).collect();
+        let moved = |key: &[u8]| [&to[..], &key[from.len()..]].concat();
+        let in_the_way = keys.iter().filter(|key| key.starts_with(to) && !key.starts_with(from)).count();
+        to.starts_with(from)
+            || to.len() > from.len()
+            || from_there.iter().any(|key| moved(key).starts_with(from))
+            || count.is_some_and(|count| count != from_there.len() as u64)
+            || (!replace && in_the_way > 0)
+    }
+
+    fn move_keys(&mut self, moving: &Move) -> Answer {
+        let Move { from, to, .. } = moving;
+        let all: Vec<Kv> = self.space.values().cloned().collect();
+        let there: Vec<_> =
+            all.iter().filter(|kv| kv.key.starts_with(to) && !kv.key.starts_with(from)).collect();
+        there.iter().for_each(|kv| self.remove(kv));
+        let moved: Vec<_> = all.iter().filter(|kv| kv.key.starts_with(from)).collect();
+        for kv in &moved {
+            self.put(&Put {
+                key: [&to[..], &kv.key[from.len()..]].concat().into(),
+                value: kv.value.clone(),
+                lease: 0,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            });
+            self.remove(kv);
+        }
+        Answer::Moved(self.revision(), moved.len() as u64, there.len() as u64)
     }
 
     fn end_lease(&mut self, id: i64) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_ids::{ClusterTime, LogIndex, Revision, Term, WallTime};
 use quorate_models::keys::{
-    self, Command, Compare, CompareOp, CompareTarget, DeleteRange, HistoryResume, Keys, Op, Progress,
+    self, Command, Compare, CompareOp, CompareTarget, DeleteRange, HistoryResume, Keys, Move, Op, Progress,
     RangeEnd, RangeQuery, RangeResume, ReadStep, ReadTxn, Reply, Txn, history_slice, range_slice,
 };
 use quorate_models::{Cursor, SLICE_RECORDS_MAX, Stamps, Step};
@@ -60,6 +60,71 @@ fn a_large_delete_shows_nothing_before_it_is_done_and_is_one_revision() {
     assert_eq!((reply.revision, reply.deleted), (before.next(), MANY as u64));
     assert_eq!(machine.range(&count).count, 0);
     assert_eq!(machine.range(&at(count, before.0)).count, MANY as u64);
+}
+
+fn move_all() -> Move {
+    Move { from: bytes("key/"), to: bytes("in/"), replace: true, count: Some(MANY as u64) }
+}
+
+#[test]
+fn a_large_move_shows_nothing_before_it_is_done_and_is_one_revision() {
+    let mut machine = Machine::cold();
+    for number in 0..MANY {
+        machine.put(&name(number), &format!("new {number}"));
+    }
+    for key in ["in/000003", "in/other", "beside"] {
+        machine.put(key, "old");
+    }
+    machine.checkpoint();
+    let before = machine.keys.revision();
+    let under = |prefix: &str| RangeQuery::new(bytes(prefix), RangeEnd::of_prefix(prefix.as_bytes()));
+    let mut looked = 0;
+    let reply = machine.apply_with(&Command::Move(move_all()), &mut |store, keys| {
+        looked += 1;
+        let seen = |prefix| keys::range(store, &under(prefix)).expect("a range");
+        assert_eq!((seen("in/").count, seen("in/").revision), (2, before));
+        assert_eq!(seen("key/").count, MANY as u64);
+        // As after a restart.
+        *keys = Keys::open(&store.read());
+    });
+    assert!(looked >= 2 && machine.loaded > 0, "{looked} pauses, {} bodies from disk", machine.loaded);
+    assert!(matches!(reply, Reply::Move { revision, .. } if revision == before.next()), "{reply:?}");
+    let moved = machine.range(&under("in/"));
+    assert_eq!((moved.count, machine.range(&under("key/")).count), (MANY as u64, 0));
+    for (number, kv) in moved.kvs.iter().enumerate() {
+        let value = keys::load_value(&machine.store, &kv.value).expect("a value");
+        assert_eq!((&kv.key, &value), (&bytes(&format!("in/{number:06}")), &bytes(&format!("new {number}"))));
+        assert_eq!((kv.meta.create_revision, kv.meta.version, kv.meta.lease), (before.next(), 1, 0));
+    }
+    assert_eq!(machine.range(&at(under("in/"), before.0)).count, 2, "the past is as it was");
+    assert_eq!(machine.range(&RangeQuery::new(bytes("beside"), RangeEnd::Single)).count, 1);
+}
+
+#[test]
+fn a_move_that_is_not_whole_or_in_the_way_changes_nothing() {
+    let mut machine = Machine::new();
+    for key in ["new/1", "new/2", "in/1"] {
+        machine.put(key, "v");
+    }
+    let before = (machine.hashes(), machine.keys.revision());
+    let moving =
+        |from: &str, to: &str, replace, count| Move { from: bytes(from), to: bytes(to), replace, count };
+    for (refused, error) in [
+        (moving("new/", "in/", true, Some(3)), keys::KeysError::MoveIncomplete { found: 2, wanted: 3 }),
+        (moving("new/", "in/", false, Some(2)), keys::KeysError::MoveOntoKeys { count: 1 }),
+        (moving("new/", "new/in/", true, None), keys::KeysError::MoveIntoItself),
+        (moving("new/", "longer/", true, None), keys::KeysError::MoveIntoItself),
+        (moving("", "", true, None), keys::KeysError::MoveIntoItself),
+    ] {
+        let reply = machine.apply(&Command::Move(refused.clone()));
+        assert_eq!(reply, Reply::Refused { revision: before.1, error }, "{refused:?}");
+        assert_eq!((machine.hashes(), machine.keys.revision()), before);
+    }
+    // What lies under the prefix that it moves to is not cleared with the rest of it.
+    let reply = machine.apply(&Command::Move(moving("new/", "", true, Some(2))));
+    assert_eq!(reply, Reply::Move { revision: before.1.next(), moved: 2, replaced: 1 });
+    let all: Vec<_> = machine.range(&all()).kvs.into_iter().map(|kv| kv.key).collect();
+    assert_eq!(all, [bytes("1"), bytes("2")]);
 }
 
 /// Applies `command`, with a new model over the tables and an otherwise lost cursor after each slice.
@@ -128,6 +193,7 @@ fn restarts_between_slices_change_nothing_that_members_compare() {
         Command::LeaseRevoke { id: 1 },
         Command::LeaseExpire { term: Term(1), ids: vec![2, 7, 1] },
         Command::Txn(mixed_txn()),
+        Command::Move(move_all()),
     ] {
         let mut steady = crowd(true);
         let mut restarted = crowd(true);

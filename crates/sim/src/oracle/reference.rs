@@ -9,8 +9,8 @@ use bytes::Bytes;
 use quorate_ids::{Revision, Term};
 use quorate_models::keys::{
     Command, Compare, CompareOp, CompareTarget, DeleteRange, DeleteReply, Event, EventKind, KeyMeta,
-    KeyValue, KeysError, Op, OpReply, Put, PutReply, RangeEnd, RangeQuery, RangeReply, Reply, SortOrder,
-    SortTarget, Txn, TxnReply, Value,
+    KeyValue, KeysError, Move, Op, OpReply, Put, PutReply, RangeEnd, RangeQuery, RangeReply, Reply,
+    SortOrder, SortTarget, Txn, TxnReply, Value,
 };
 
 #[derive(Clone)]
@@ -162,6 +162,7 @@ impl Reference {
             Reply::Put(reply) => Reply::Put(PutReply { revision, ..reply }),
             Reply::DeleteRange(reply) => Reply::DeleteRange(DeleteReply { revision, ..reply }),
             Reply::Txn(reply) => Reply::Txn(TxnReply { revision, ..reply }),
+            Reply::Move { moved, replaced, .. } => Reply::Move { revision, moved, replaced },
             Reply::Compact { .. } => Reply::Compact { revision },
             Reply::LeaseGrant { id, ttl_seconds, .. } => Reply::LeaseGrant { revision, id, ttl_seconds },
             Reply::LeaseRevoke { .. } => Reply::LeaseRevoke { revision },
@@ -188,6 +189,7 @@ impl Reference {
                     Op::Txn(txn) => self.refusal(&Command::Txn((**txn).clone())),
                 })
             }
+            Command::Move(moving) => self.move_refusal(moving),
             Command::Compact { revision } if revision.0 > self.revision => {
                 Some(KeysError::FutureRevision { asked: *revision, current: Revision(self.revision) })
             }
@@ -218,6 +220,7 @@ impl Reference {
             Command::Put(put) => Reply::Put(self.put(put)),
             Command::DeleteRange(delete) => Reply::DeleteRange(self.delete(delete)),
             Command::Txn(txn) => Reply::Txn(self.txn(txn)),
+            Command::Move(moving) => self.move_keys(moving),
             Command::Compact { revision: to } => {
                 self.compacted = to.0;
                 Reply::Compact { revision }
@@ -237,6 +240,50 @@ impl Reference {
             }
             Command::Alarm { .. } => Reply::Alarm { revision },
         }
+    }
+
+    /// The keys that are live and begin with a prefix.
+    fn beginning(&self, prefix: &Bytes) -> Vec<Bytes> {
+        let mut all = self.live_keys(&Bytes::new(), &RangeEnd::Unbounded, self.now());
+        all.retain(|key| key.starts_with(prefix));
+        all
+    }
+
+    fn move_refusal(&self, moving: &Move) -> Option<KeysError> {
+        let Move { from, to, replace, count } = moving;
+        let keys = self.beginning(from);
+        let again = |key: &Bytes| [&to[..], &key[from.len()..]].concat().starts_with(from);
+        if to.starts_with(from) || to.len() > from.len() || keys.iter().any(again) {
+            return Some(KeysError::MoveIntoItself);
+        }
+        let found = keys.len() as u64;
+        if let Some(wanted) = count.filter(|wanted| *wanted != found) {
+            return Some(KeysError::MoveIncomplete { found, wanted });
+        }
+        let count = self.beginning(to).iter().filter(|key| !key.starts_with(from)).count() as u64;
+        (!replace && count > 0).then_some(KeysError::MoveOntoKeys { count })
+    }
+
+    fn move_keys(&mut self, moving: &Move) -> Reply {
+        let Move { from, to, .. } = moving;
+        let mut replaced = self.beginning(to);
+        replaced.retain(|key| !key.starts_with(from));
+        replaced.iter().for_each(|key| self.delete_key(key));
+        let moved = self.beginning(from);
+        for key in &moved {
+            let value = self.at(key, self.now()).and_then(|version| version.value.clone());
+            self.put(&Put {
+                key: [&to[..], &key[from.len()..]].concat().into(),
+                value: value.expect("a live version"),
+                lease: 0,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            });
+            self.delete_key(key);
+        }
+        let (moved, replaced) = (moved.len() as u64, replaced.len() as u64);
+        Reply::Move { revision: Revision::ZERO, moved, replaced }
     }
 
     fn end_lease(&mut self, id: i64) -> bool {

@@ -227,7 +227,7 @@ impl LogLoop {
                 self.accept_read(Confirm::Lease(LeaseAsk { asker, lease, renew }));
             }
             LogInput::Expire { term, model, command } => self.expiries.push_back((term, model, command)),
-            LogInput::TransferLeadership { to } => self.hand_over_to(to, now),
+            LogInput::TransferLeadership { to } => self.transfer(to, now),
             LogInput::ReadLog { seq, from, entries_max } => self.read_log(seq, from, entries_max),
             LogInput::Checkpoint => self.out.push(LogOutput::Apply(ApplyInput::CheckpointNow)),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),

@@ -28,6 +28,11 @@ impl LogLoop {
                 self.consensus.report_snapshot(from, installed);
             }
             Frame::Hashes { index, hash } => self.compare(from, index, hash),
+            Frame::Transfer { term, to } => {
+                if self.consensus.leadership().2 == term {
+                    self.transfer(to, now);
+                }
+            }
             Frame::LeaseAsks { asks } => {
                 for (start, seq, lease, renew) in asks {
                     let asker = Origin { member: from, start, seq };

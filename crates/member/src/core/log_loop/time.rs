@@ -106,6 +106,17 @@ impl LogLoop {
         }
     }
 
+    /// Somebody wants `to` to lead: a leader hands over to it, a follower asks its leader to.
+    pub(super) fn transfer(&mut self, to: MemberId, now: Now) {
+        match self.consensus.leadership() {
+            (Role::Leader, _, _) => self.hand_over_to(to, now),
+            (Role::Follower, Some(leader), term) => {
+                self.send(leader, Lane::Control, &Frame::Transfer { term, to });
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn hand_over_to(&mut self, to: MemberId, now: Now) {
         self.transfer_since = Some(now.monotonic);
         if let Err(error) = self.consensus.transfer_leadership(to) {
