@@ -226,19 +226,25 @@ fn welcome(options: &Options, table: &[Ports]) -> String {
             ports.etcd2
         );
     }
-    let endpoints: Vec<String> = table.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
-    let _ = write!(
-        text,
-        "\nData: {}\nTry:\n  ETCDCTL_API=3 etcdctl --endpoints {} put greeting hello\n  curl http://127.0.0.1:{client}/health\n  \
-         curl -L http://127.0.0.1:{etcd2}/v2/keys/greeting -XPUT -d value=hello\n  \
-         curl 'http://127.0.0.1:{client}/set?key=greeting&value=hello'    (balsa; then /get?key=greeting on any member)\n\n\
-         Ctrl-C stops it; started again, it finds its data again.\n",
-        options.data_dir.display(),
-        endpoints.join(","),
-        client = table[0].client,
-        etcd2 = table[0].etcd2
-    );
+    let _ = write!(text, "\nData: {}\nTry, one line for each:\n", options.data_dir.display());
+    for (name, command) in to_try(table) {
+        let _ = writeln!(text, "  {name:<10}{command}");
+    }
+    text.push_str("\nCtrl-C stops it; started again, it finds its data again.\n");
     text
+}
+
+/// For each protocol its name, and a line that works as it is.
+fn to_try(table: &[Ports]) -> [(&'static str, String); 4] {
+    let endpoints: Vec<String> = table.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
+    let endpoints = endpoints.join(",");
+    let Ports { client, etcd2, .. } = table[0];
+    [
+        ("etcd 3", format!("ETCDCTL_API=3 etcdctl --endpoints {endpoints} put greeting hello")),
+        ("etcd 0.4", format!("curl -L http://127.0.0.1:{etcd2}/v2/keys/greeting -XPUT -d value=hello")),
+        ("balsa", format!("curl 'http://127.0.0.1:{client}/set?key=greeting&value=hello'")),
+        ("quorate", format!("quorate ctl --endpoints {endpoints} get balsa/greeting")),
+    ]
 }
 
 #[cfg(test)]

@@ -84,8 +84,12 @@ fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         tokio::select! {
             signal = signals.next() => info!("received {signal}; stopping"),
             stopped = server.stopped() => {
-                error!("{stopped}");
                 signals.stop_with(server.stop()).await;
+                if stopped.removed {
+                    info!("{stopped}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                error!("{stopped}");
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -39,6 +39,7 @@ pub mod balsa;
 mod cluster;
 mod config;
 pub mod etcd2;
+mod keeper;
 mod log_file;
 pub mod logging;
 mod server;

@@ -1,7 +1,8 @@
 //! A running member with its client ports: the composition of the member and the faces.
 //!
 //! Invariants: nothing here ends the process, installs a logger or touches anything global; two servers in one process
-//! know nothing of each other; after [`Server::shutdown`], no thread, socket or file of the server is left.
+//! know nothing of each other; after [`Server::shutdown`], no thread, socket or file of the server is left. A member that
+//! is joined to another cluster goes on there behind the same ports ([`crate::keeper`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use quorate_client::Client;
 use quorate_faces::balsa::{self, Balsa};
 use quorate_faces::etcd2::{self, Dialect, Etcd2};
 use quorate_faces::etcd3::{self, Etcd3};
-use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving};
+use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving, Switch};
 use quorate_ids::{ClusterId, MemberId};
-use quorate_member::{Handle, PeerTls, RequestError, Running, Stopped, with_callers_log};
+use quorate_member::{Handle, PeerTls, with_callers_log};
 
 use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
+use crate::keeper::{Keeper, Serves};
 use crate::tls;
 use crate::url::Url;
 
@@ -34,6 +36,8 @@ pub enum StartError {
     Member(#[from] quorate_member::StartError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("can't start the thread that keeps the member: {0}")]
+    Thread(std::io::Error),
 }
 
 /// The member stopped by itself.
@@ -53,7 +57,7 @@ pub struct Server {
     peer_addrs: Vec<SocketAddr>,
     // The order matters where the server is dropped: first the ports, then the member.
     serving: Serving,
-    member: Running,
+    keeper: Keeper,
 }
 
 impl Server {
@@ -64,60 +68,46 @@ impl Server {
         let client_tls = tls::client(&plan).map_err(ConfigError::from)?;
         let peer_tls = tls::peers(&plan).map_err(ConfigError::from)?;
         let member = quorate_member::start(member_config(&plan, peer_tls))?;
-        let handle = member.handle();
-        let serving = listener::serve(listen_config(&plan, client_tls), faces(&handle, &plan))?;
+        let switch = Switch::new(faces(&member.handle(), &plan));
+        let serving = listener::serve(listen_config(&plan, client_tls), vec![Arc::new(switch.clone())])?;
         let client_addrs = serving.addrs().to_vec();
         let advertise_client_urls = match &plan.advertise_client {
             Some(urls) => urls.iter().map(ToString::to_string).collect(),
             None => tls::urls(&client_addrs, &plan.listen_client),
         };
-        Ok(Self {
-            name: plan.name,
-            advertise_client_urls,
-            client_addrs,
-            peer_addrs: member.peer_addrs(),
-            serving,
-            member,
-        })
+        let (name, peer_addrs) = (plan.name.clone(), member.peer_addrs());
+        let serves = Serves { switch, plan, advertise_client_urls: advertise_client_urls.clone() };
+        let keeper = Keeper::start(member, serves).map_err(StartError::Thread)?;
+        Ok(Self { name, advertise_client_urls, client_addrs, peer_addrs, serving, keeper })
     }
 
     /// Waits until this member serves: a leader is known, this member has applied all that was acknowledged before,
     /// and the cluster knows its name and client URLs. Needs a tokio runtime with its timer.
     pub async fn ready(&self) -> Result<(), MemberStopped> {
-        let handle = self.member.handle();
+        let ended = self.keeper.ended();
         loop {
+            let handle = self.keeper.handle();
             let outcome = match handle.read_index().await {
-                Ok(_) => self.member.publish(&self.name, &self.advertise_client_urls).await,
+                Ok(_) => handle.publish(&self.name, &self.advertise_client_urls).await,
                 Err(error) => Err(error),
             };
             match outcome {
                 Ok(()) => return Ok(()),
-                Err(RequestError::Stopped { reason }) => {
-                    return Err(MemberStopped { reason, removed: false });
-                }
-                // No leader yet, or a change of it: published again, the same names and URLs change nothing.
+                Err(_) if ended.borrow().is_some() => return Err(self.stopped().await),
+                // No leader yet, a change of it, or a member that moves: published again, the same names and URLs change
+                // nothing.
                 Err(_) => tokio::time::sleep(READY_RETRY).await,
             }
         }
     }
 
-    /// Waits until the member stops by itself; returns why.
+    /// Waits until the member stops by itself, for good; returns why. One that is joined to another cluster goes on.
     pub async fn stopped(&self) -> MemberStopped {
-        let mut stopped = self.member.stopped();
-        let mut removed = false;
-        let reason = match stopped.wait_for(Option::is_some).await {
-            Ok(why) => match &*why {
-                Some(Stopped::Failed { reason }) => reason.clone(),
-                Some(Stopped::Absorbed) => "it joined another cluster".to_owned(),
-                Some(Stopped::Removed) => {
-                    removed = true;
-                    "it was removed from the cluster".to_owned()
-                }
-                Some(Stopped::Asked) | None => "it was asked to".to_owned(),
-            },
-            Err(_) => "its threads ended".to_owned(),
-        };
-        MemberStopped { reason, removed }
+        let gone = || MemberStopped { reason: "its threads ended".to_owned(), removed: false };
+        match self.keeper.ended().wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().unwrap_or_else(gone),
+            Err(_) => gone(),
+        }
     }
 
     /// Where clients are listened for; the real ports where 0 was asked for.
@@ -134,12 +124,12 @@ impl Server {
 
     #[must_use]
     pub fn member_id(&self) -> MemberId {
-        self.member.handle().identity().member
+        self.keeper.handle().identity().member
     }
 
     #[must_use]
     pub fn cluster_id(&self) -> ClusterId {
-        self.member.handle().identity().cluster
+        self.keeper.handle().identity().cluster
     }
 
     /// A client of this member, without a socket in between: everything that a client over the network can do, on the
@@ -165,10 +155,10 @@ impl Server {
     }
 
     /// The member's parts as faces use them: for programs that bring a protocol of their own. See [`Server::client`]
-    /// for reading and writing keys.
+    /// for reading and writing keys. After the member was joined to another cluster it is another one.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        self.member.handle()
+        self.keeper.handle()
     }
 
     /// Stops cleanly: hands leadership on if this member leads and another can take it, lets running requests finish,
@@ -176,9 +166,12 @@ impl Server {
     pub async fn shutdown(self) {
         let (done, ended) = tokio::sync::oneshot::channel();
         let stop = move || {
-            let Self { serving, member, .. } = self;
+            let Self { serving, keeper, .. } = self;
+            let member = keeper.release();
             serving.stop();
-            member.stop();
+            if let Some(member) = member {
+                member.stop();
+            }
             let _ = done.send(());
         };
         // A thread of its own, because stopping waits for threads and the host's runtime must not be held up.

@@ -81,6 +81,84 @@ async fn both_ways(tools: &Tools, endpoints: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Keys that mean something to paths, JSON, Go's printing or C, and ones of any bytes.
+const OPAQUE_KEYS: [&[u8]; 8] = [
+    b"sepolia/org/Z3JvdXA=//payment-channel/storage/{ID: 42}",
+    b"sepolia/org/Z3JvdXA=//payment-channel/storage/{ID:11/P}",
+    b"sepolia/org//",
+    b"sepolia/org//a=b:c|d",
+    b"sepolia/org/../%2f?x#y",
+    b"sepolia/org/\0 in it\0",
+    b"sepolia/org/\xff\xfe\x80",
+    "sepolia/org/\u{e4}\u{1f511}".as_bytes(),
+];
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Opaque keys and values: what the library writes Python's etcd3 reads, swaps and lists, and the other way round.
+pub fn python(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
+    let endpoints = cluster.endpoints();
+    let python = tools.python.as_ref().context("no Python")?;
+    let ask = |question: &serde_json::Value| -> anyhow::Result<serde_json::Value> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/storage.py");
+        let first = endpoints.split(',').next().context("an endpoint")?;
+        let file = scratch.join("question");
+        std::fs::write(&file, question.to_string())?;
+        let mut command = Command::new(python);
+        let told = crate::tools::output(command.arg(script).arg(first).arg(&file))?;
+        Ok(serde_json::from_str(&told)?)
+    };
+    run(opaque(&endpoints, &ask))?;
+    cluster.terminate()
+}
+
+async fn opaque(
+    endpoints: &str,
+    ask: &dyn Fn(&serde_json::Value) -> anyhow::Result<serde_json::Value>,
+) -> anyhow::Result<()> {
+    let storage = Storage::new(Client::new(endpoints.split(','))?);
+    let value =
+        |number: usize, key: &[u8]| [&[u8::try_from(number).unwrap_or(255), 0, 0xff, b'\n'], key].concat();
+    let (ours, theirs) = OPAQUE_KEYS.split_at(OPAQUE_KEYS.len() / 2);
+    let (mut read, mut swap, mut write) = (Vec::new(), serde_json::Map::new(), serde_json::Map::new());
+    for (number, key) in ours.iter().enumerate() {
+        storage.put(key, &value(number, key)).await?;
+        read.push(hex(key));
+        swap.insert(hex(key), serde_json::json!([hex(&value(number, key)), hex(&value(100 + number, key))]));
+    }
+    for (number, key) in theirs.iter().enumerate() {
+        write.insert(hex(key), hex(&value(50 + number, key)).into());
+    }
+    let prefix: &[u8] = b"sepolia/org/";
+    let question = serde_json::json!({ "read": read, "swap": swap, "write": write, "prefix": hex(prefix) });
+    let answer = tokio::task::block_in_place(|| ask(&question))?;
+    for (number, key) in ours.iter().enumerate() {
+        let told = &answer["read"][hex(key)];
+        ensure!(*told == hex(&value(number, key)), "etcd3 reads {told} under {}", key.escape_ascii());
+    }
+    let swapped = serde_json::json!(vec![true; ours.len()]);
+    ensure!(answer["swapped"] == swapped, "etcd3 swaps what the library wrote: {}", answer["swapped"]);
+    // Now both sides list all of them alike, and the library swaps what etcd3 wrote.
+    let listed = storage.get_prefix(prefix).await?;
+    let of_library: serde_json::Map<String, serde_json::Value> =
+        listed.iter().map(|entry| (hex(&entry.key), hex(&entry.value).into())).collect();
+    ensure!(answer["prefix"] == serde_json::Value::Object(of_library), "{} and {listed:?}", answer["prefix"]);
+    ensure!(listed.len() == OPAQUE_KEYS.len(), "{} keys", listed.len());
+    for (number, key) in ours.iter().enumerate() {
+        let found = storage.get(key).await?.context("what etcd3 swapped")?;
+        ensure!(found.value == value(100 + number, key), "the library reads {found:?}");
+    }
+    for (number, key) in theirs.iter().enumerate() {
+        let old = value(50 + number, key);
+        ensure!(storage.compare_and_swap(key, &old, b"swapped").await?, "{}", key.escape_ascii());
+    }
+    println!("         {} keys both ways", OPAQUE_KEYS.len());
+    Ok(())
+}
+
 /// The suite that the library's back ends pass, against Debian's etcd.
 pub fn on_etcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
     let (client, peer) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));

@@ -84,6 +84,7 @@ fn dev_prints_its_endpoints_and_finds_its_data_again() {
         assert!(first.output().contains(&format!("http://127.0.0.1:{port}")), "{}", first.output());
         serves(port);
     }
+    what_it_says_to_try_works(&first.output());
     let cluster = cluster_of(base);
     first.signal("INT").expect("sent");
     assert_eq!(first.wait(STOP_MAX).expect("a stop in bounded time").code(), Some(0));
@@ -115,6 +116,45 @@ fn the_log_goes_to_a_file_that_is_rotated() {
     let text = std::fs::read_to_string(&log).expect("readable");
     assert!(text.contains("\"member started\"") && !text.contains("xxxx"), "{text}");
     cluster.terminate().expect("it stops");
+}
+
+/// Each line for a protocol is run as it is, with the programs that are there.
+fn what_it_says_to_try_works(welcome: &str) {
+    let lines = welcome.lines().skip_while(|line| !line.starts_with("Try")).skip(1);
+    let lines: Vec<(&str, &str)> = lines
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_at(12))
+        .map(|(name, command)| (name.trim(), command))
+        .collect();
+    let names: Vec<&str> = lines.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["etcd 3", "etcd 0.4", "balsa", "quorate"], "{welcome}");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let own = binary().parent().expect("a folder").display().to_string();
+    for (name, command) in lines {
+        let sh = |command: &str| {
+            Command::new("sh")
+                .args(["-c", command])
+                .env("PATH", format!("{own}:{path}"))
+                .output()
+                .expect("a shell")
+        };
+        if name == "etcd 3" && !sh("command -v etcdctl").status.success() {
+            // It stands here for etcdctl, whose lines it understands.
+            let put = command.replace("etcdctl", "quorate ctl");
+            assert!(sh(&put).status.success(), "{put}");
+            continue;
+        }
+        let ran = sh(command);
+        let (told, why) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{command}: {told}{why}");
+        let expected = match name {
+            "etcd 3" => "OK",
+            "etcd 0.4" => "\"value\":\"hello\"",
+            "balsa" => "\"key\":\"greeting\"",
+            _ => "balsa/greeting\nhello\n",
+        };
+        assert!(told.contains(expected), "{command}: {told}{why}");
+    }
 }
 
 /// How far the log has come: it grows over restarts, and starts anew only in a new cluster.

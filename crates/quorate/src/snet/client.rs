@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::document::{Findings, Section};
+use super::document::{Findings, Section, SettingsError};
 use super::endpoints;
 use super::settings::TlsFiles;
 
@@ -24,6 +24,32 @@ pub struct ClientSettings {
     pub hot_reload: bool,
     /// What `https://` endpoints are checked with, and what is shown to them.
     pub tls: TlsFiles,
+}
+
+impl ClientSettings {
+    /// Checks the settings as they are now, also those that a program has changed: the error names each field that can't
+    /// be used, and what to do.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        const SECTION: &str = "payment_channel_storage_client";
+        let mut findings = Findings::default();
+        let field = |name: &str| format!("{SECTION}.{name}");
+        for (name, timeout) in
+            [("connection_timeout", self.connection_timeout), ("request_timeout", self.request_timeout)]
+        {
+            if timeout.is_zero() {
+                findings
+                    .problem(field(name), "it is zero, and nothing is done in no time: write one such as 5s");
+            }
+        }
+        if self.endpoints.is_empty() {
+            findings.problem(field("endpoints"), "there is none: write one such as http://127.0.0.1:2379");
+        }
+        let endpoints = endpoints::normalize(&field("endpoints"), &self.endpoints, &mut findings);
+        if endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            self.tls.check_dialling(&field("endpoints"), &mut findings);
+        }
+        findings.problems()
+    }
 }
 
 /// What one source says.

@@ -50,6 +50,12 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// What was found, where that is anything.
+    pub fn problems(self) -> Result<(), SettingsError> {
+        let Self { problems, .. } = self;
+        if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) }
+    }
+
     pub fn problem(&mut self, field: impl Into<String>, reason: impl Into<String>) {
         let problem = Problem { field: field.into(), reason: reason.into() };
         // The client's and the server's checks may find the same.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::instrument::WithSubscriber as _;
 
+use super::document::SettingsError;
 use super::server::ServerSettings;
 use crate::logging::{self, Format, LogError};
 use crate::server::{MemberStopped, Server, StartError};
@@ -17,6 +18,8 @@ use crate::server::{MemberStopped, Server, StartError};
 pub enum EmbeddedError {
     #[error("payment_channel_storage_server.enabled is false: no server is to be started")]
     NotEnabled,
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("payment_channel_storage_server.log_outputs: {0}")]
     Log(#[from] LogError),
     #[error("etcd server {id} cannot start: {source}")]
@@ -60,6 +63,7 @@ impl EmbeddedServer {
         settings: &ServerSettings,
         log: tracing::Dispatch,
     ) -> Result<Self, EmbeddedError> {
+        settings.validate()?;
         let began = Instant::now();
         let id = settings.id.clone();
         let (config, opening_log) = (settings.config(), log.clone());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_tls::Settings as PortTls;
 
-use super::document::{Findings, Section};
+use super::document::{Findings, Section, SettingsError};
 use super::settings::TlsFiles;
 use crate::cluster::{self, Founder};
 use crate::config::Config;
@@ -112,18 +112,8 @@ pub(super) fn read(
         tls_files: tls_files.clone(),
     };
     section.report_unknown(findings, |_| true);
-    settings.check_addresses(findings);
     settings.cluster = settings.full_cluster(findings);
-    if settings.tls && settings.enabled {
-        let alone = settings.cluster.as_deref().is_none_or(|cluster| !cluster.contains(','));
-        tls_files.check_serving(!alone, findings);
-    }
-    if findings.problems.is_empty()
-        && settings.enabled
-        && let Err(error) = settings.config().check()
-    {
-        findings.problem(SECTION, error.to_string());
-    }
+    settings.check(findings);
     settings
 }
 
@@ -165,6 +155,47 @@ impl ServerSettings {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         format!("{}://{host}:{port}", self.scheme())
+    }
+
+    /// Checks the settings as they are now, also those that a program has changed: the error names each field that can't
+    /// be used, and what to do.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let mut findings = Findings::default();
+        self.full_cluster(&mut findings);
+        self.check(&mut findings);
+        findings.problems()
+    }
+
+    fn check(&self, findings: &mut Findings) {
+        self.check_addresses(findings);
+        let blanks = [
+            ("id", self.id.trim().is_empty()),
+            ("token", self.token.is_empty()),
+            ("data_dir", self.data_dir.as_os_str().is_empty()),
+            ("log_outputs", self.log_outputs.iter().all(|output| output.is_empty())),
+        ];
+        for (name, _) in blanks.iter().filter(|(_, blank)| *blank) {
+            findings.problem(
+                format!("{SECTION}.{name}"),
+                "it is empty: give it, or leave it out for its default",
+            );
+        }
+        if self.startup_timeout.is_zero() {
+            findings.problem(
+                format!("{SECTION}.startup_timeout"),
+                "it is zero, and no server starts in no time: write one such as 1m",
+            );
+        }
+        if self.tls && self.enabled {
+            let alone = self.cluster.as_deref().is_none_or(|cluster| !cluster.contains(','));
+            self.tls_files.check_serving(!alone, findings);
+        }
+        if findings.problems.is_empty()
+            && self.enabled
+            && let Err(error) = self.config().check()
+        {
+            findings.problem(SECTION, error.to_string());
+        }
     }
 
     fn check_addresses(&self, findings: &mut Findings) {

@@ -145,6 +145,19 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Checks the settings as they are now, also those that a program has changed: those of the client where there is a
+    /// cluster, those of the server where it is enabled.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let mut problems = Vec::new();
+        if self.storage == StorageKind::Etcd {
+            problems.extend(self.client.validate().err().into_iter().flat_map(|error| error.problems));
+        }
+        if self.server.enabled {
+            problems.extend(self.server.validate().err().into_iter().flat_map(|error| error.problems));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) }
+    }
+
     /// Reads and checks everything; the error names each field that can't be used, and what to do.
     pub fn read(sources: &Sources) -> Result<Self, SettingsError> {
         let mut findings = Findings::default();

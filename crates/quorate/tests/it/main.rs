@@ -1,6 +1,7 @@
 //! The crate as other programs use it.
 
 mod in_process;
+mod joined;
 mod payment_channels;
 mod snet_embedded;
 mod snet_settings;

@@ -65,7 +65,12 @@ async fn port_0_is_reported_back_and_the_data_is_found_again() {
     open.storage().expect("a cluster").put(b"net//{ID: 42}", b"\0\xff").await.expect("put");
     server.stop().await;
     assert!(is_free(client) && is_free(peer), "nothing listens after the stop");
-    open.check_health().await.expect_err("nobody is there");
+    let unreachable = open.check_health().await.expect_err("nobody is there").to_string();
+    assert!(
+        unreachable.starts_with(&format!("etcd not healthy: none of http://127.0.0.1:{client} serves: "))
+            && unreachable.contains("payment_channel_storage_client.endpoints"),
+        "{unreachable}"
+    );
     let again = EmbeddedServer::start(&settings(folder.path(), fields)).await.expect("it starts again");
     let open = storage(&again.client_endpoints());
     let found = open.storage().expect("a cluster").get(b"net//{ID: 42}").await.expect("get");
@@ -90,6 +95,9 @@ async fn a_failed_start_leaves_nothing_behind() {
     started.expect("the folder is not locked").stop().await;
     let off = settings(folder.path(), r#""enabled": false"#);
     assert!(matches!(EmbeddedServer::start(&off).await, Err(EmbeddedError::NotEnabled)));
+    let mut senseless = settings(folder.path(), &fields(free_port()));
+    senseless.client_port = senseless.peer_port;
+    assert!(matches!(EmbeddedServer::start(&senseless).await, Err(EmbeddedError::Settings(_))));
     let mut unwritable = settings(folder.path(), &fields(free_port()));
     unwritable.log_outputs = vec!["/no/such/folder/log".to_owned()];
     assert!(matches!(EmbeddedServer::start(&unwritable).await, Err(EmbeddedError::Log(_))));

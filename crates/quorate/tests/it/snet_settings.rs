@@ -204,6 +204,42 @@ fn without_the_blockchain_the_storage_is_unused() {
 }
 
 #[test]
+fn settings_that_a_program_has_changed_are_checked_again() {
+    let mut settings = read(r#"{"payment_channel_storage_server": {"cluster": "storage-1=127.0.0.1:2380"}}"#);
+    settings.validate().expect("as they were read");
+    settings.server.id = "other".to_owned();
+    settings.server.peer_port = settings.server.client_port;
+    settings.server.startup_timeout = Duration::ZERO;
+    settings.server.log_outputs = Vec::new();
+    settings.server.token = String::new();
+    settings.client.endpoints = vec!["h:port".to_owned()];
+    settings.client.request_timeout = Duration::ZERO;
+    let all = settings.validate().expect_err("all of them").to_string();
+    for expected in [
+        "payment_channel_storage_client.request_timeout: it is zero",
+        "payment_channel_storage_client.endpoints: \"http://h:port\" is no endpoint",
+        "payment_channel_storage_server.cluster: there is no other in it",
+        "payment_channel_storage_server.peer_port: 2379 is the client_port too",
+        "payment_channel_storage_server.startup_timeout: it is zero",
+        "payment_channel_storage_server.log_outputs: it is empty",
+        "payment_channel_storage_server.token: it is empty",
+    ] {
+        assert!(all.contains(expected), "{all}\ndoes not say {expected}");
+    }
+    // What is not used is not checked.
+    settings.server.enabled = false;
+    settings.storage = StorageKind::Memory;
+    settings.validate().expect("neither a server nor a cluster");
+    let mut none = read("{}");
+    none.client.endpoints.clear();
+    let told = none.validate().expect_err("no endpoint").to_string();
+    assert_eq!(
+        told,
+        "payment_channel_storage_client.endpoints: there is none: write one such as http://127.0.0.1:2379"
+    );
+}
+
+#[test]
 fn what_can_not_be_used_is_named_with_its_cure() {
     let server = |fields: &str| format!(r#"{{"payment_channel_storage_server": {{{fields}}}}}"#);
     let client = |fields: &str| format!(r#"{{"payment_channel_storage_client": {{{fields}}}}}"#);

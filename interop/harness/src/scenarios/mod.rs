@@ -66,6 +66,11 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "etcd 0.4 guide", needs: etcd2::has_curl, run: etcd2::clustering_guide },
     Scenario { name: "snetd", needs: |tools| tools.go.is_some(), run: storage::snetd },
     Scenario { name: "storage library", needs: |tools| tools.etcdctl.is_some(), run: storage::library },
+    Scenario {
+        name: "storage library with python etcd3",
+        needs: |tools| tools.python.is_some(),
+        run: storage::python,
+    },
     Scenario { name: "storage on etcd", needs: |tools| tools.etcd.is_some(), run: storage::on_etcd },
     Scenario { name: "far behind", needs: |tools| tools.go.is_some(), run: far_behind },
 ];
