@@ -82,6 +82,26 @@ pub fn sample_txn() -> keys::Txn {
     }
 }
 
+/// A directory and a file in it.
+fn imported_nodes() -> Vec<tree::ImportedNode> {
+    let path = |text: &str| tree::Path::clean(text.as_bytes()).expect("a path");
+    let directory = tree::ImportedNode {
+        path: path("/a"),
+        value: None,
+        created: TreeIndex(4),
+        modified: TreeIndex(4),
+        expiration: None,
+    };
+    let file = tree::ImportedNode {
+        path: path("/a/b"),
+        value: Some(Bytes::from_static(b"v")),
+        modified: TreeIndex(300),
+        expiration: Some(WallTime(1 << 60)),
+        ..directory.clone()
+    };
+    vec![directory, file]
+}
+
 /// An entry for each kind of command.
 pub fn seeds() -> Vec<(String, Vec<u8>)> {
     let txn = sample_txn();
@@ -122,6 +142,8 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ("expire", tree::Command::Expire { term: Term(3), nodes_max: 10 }),
         ("begin", tree::Command::Begin { index: TreeIndex(5) }),
         ("window", tree::Command::SetHistoryWindow { events: 1000 }),
+        ("import", tree::Command::Import { nodes: imported_nodes() }),
+        ("end-import", tree::Command::EndImport { index: TreeIndex(300) }),
     ];
     let keys =
         of_keys.iter().map(|(name, c)| (format!("keys-{name}"), envelope(ModelId::KEYS, keys::encode(c))));

@@ -127,7 +127,7 @@ impl Models {
                 self.busy |= matches!(reply, keys::Reply::Compact { .. });
             }
             Reply::Tree(reply) => {
-                if matches!(reply, tree::Reply::Began { .. })
+                if matches!(reply, tree::Reply::Began { .. } | tree::Reply::Imported { .. })
                     && self.feeds.tree.next_index() <= self.tree.index()
                 {
                     self.feeds.tree.restart(self.tree.index());

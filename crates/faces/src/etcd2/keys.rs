@@ -44,7 +44,9 @@ impl From<tree::TreeError> for Error {
             E::Path(_) | E::HistoryWindow { .. } | E::ListingTooLarge { .. } => {
                 Self::new(INVALID_FIELD, text)
             }
-            E::Overtaken | E::Unreadable { .. } => Self::new(RAFT_INTERNAL, text),
+            E::Overtaken | E::Unreadable { .. } | E::Import(_) | E::Importing => {
+                Self::new(RAFT_INTERNAL, text)
+            }
         }
     }
 }
@@ -307,7 +309,8 @@ impl Thread {
             tree::Reply::Refused { index, error } => Err(Error::from(error).at(index.0)),
             tree::Reply::Expired { index, .. }
             | tree::Reply::Began { index }
-            | tree::Reply::HistoryWindow { index, .. } => {
+            | tree::Reply::HistoryWindow { index, .. }
+            | tree::Reply::Imported { index } => {
                 Err(Error::new(RAFT_INTERNAL, "the answer is not one of a change").at(index.0))
             }
         }

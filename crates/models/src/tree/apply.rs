@@ -15,11 +15,12 @@ use quorate_ids::{ClusterTime, LogIndex, TreeIndex, WallTime};
 use quorate_store::{BODY_BYTES_MAX, Tables};
 
 use super::change::{Change, Content, clean, trim, written};
-use super::command::{Command, Conditions, HISTORY_EVENTS_MAX, Write};
+use super::command::{Command, Conditions, HISTORY_EVENTS_MAX, ImportedNode, Write};
 use super::history;
+use super::import;
 use super::nodes::{Found, find, find_directories, is_empty_dir, look_up, node_of, path_of, value_at};
 use super::path::Path;
-use super::reply::{Action, CompareFailure, Event, Reply, Statistics, TreeError, Value};
+use super::reply::{Action, CompareFailure, Event, ImportFault, Reply, Statistics, TreeError, Value};
 use super::rows::{DirId, Lifetime, NodeRow, State, statistics, write_statistics};
 use crate::mutants::planted;
 use crate::tables::{TREE, TREE_DEADLINES};
@@ -61,6 +62,8 @@ enum Position {
     Expired(u64),
     /// The window is set; events beyond it are being forgotten.
     Window,
+    /// An import ends; what kept its values apart is being forgotten.
+    Importing,
 }
 
 const POSITION_VERSION: u8 = 1;
@@ -73,6 +76,7 @@ impl Position {
             Self::Changed(index) => (1, index),
             Self::Expired(nodes) => (2, nodes),
             Self::Window => (3, 0),
+            Self::Importing => (4, 0),
         };
         out.extend_from_slice(&[POSITION_VERSION, kind]);
         put_varint(out, number);
@@ -85,6 +89,7 @@ impl Position {
             (POSITION_VERSION, 1) => Some(Self::Changed(number)),
             (POSITION_VERSION, 2) => Some(Self::Expired(number)),
             (POSITION_VERSION, 3) => Some(Self::Window),
+            (POSITION_VERSION, 4) => Some(Self::Importing),
             _ => None,
         }
     }
@@ -105,7 +110,11 @@ fn counters<'a>(command: &Command, counts: &'a mut Statistics) -> Option<(&'a mu
         Command::CompareAndDelete { .. } => {
             (&mut counts.compare_and_delete_success, &mut counts.compare_and_delete_fail)
         }
-        Command::Expire { .. } | Command::Begin { .. } | Command::SetHistoryWindow { .. } => return None,
+        Command::Expire { .. }
+        | Command::Begin { .. }
+        | Command::SetHistoryWindow { .. }
+        | Command::Import { .. }
+        | Command::EndImport { .. } => return None,
     })
 }
 
@@ -113,10 +122,11 @@ impl Tree {
     /// The model over these tables, whatever they hold.
     #[must_use]
     pub fn open(tables: &Tables) -> Self {
+        let state = State::read(tables);
         Self {
-            state: State::read(tables),
+            state,
             statistics: statistics(tables),
-            next_deadline: first_deadline(tables).map(|(deadline, _)| deadline),
+            next_deadline: next_deadline(tables, &state),
             scratch: Vec::new(),
             events: Vec::new(),
             running: None,
@@ -165,13 +175,16 @@ impl Tree {
             }
             (Command::Expire { term, nodes_max }, position) => {
                 let expired = if let Some(Position::Expired(nodes)) = position { nodes } else { 0 };
-                let nodes_max = if *term == stamps.term { u64::from(*nodes_max) } else { 0 };
+                let is_due = *term == stamps.term && self.state.importing.is_none();
+                let nodes_max = if is_due { u64::from(*nodes_max) } else { 0 };
                 self.expire(tables, stamps, nodes_max, expired, cursor)
             }
             (Command::SetHistoryWindow { events }, position) => {
                 self.set_window(tables, *events, position.is_some(), &mut budget, cursor)
             }
             (Command::Begin { index }, _) => Step::Done(self.begin(tables, *index)),
+            (Command::Import { nodes }, _) => Step::Done(self.import(tables, nodes, stamps)),
+            (Command::EndImport { index }, _) => self.end_import(tables, *index, &mut budget, cursor),
             (command, _) => match self.change(tables, command, stamps, cursor) {
                 Ok(event) => {
                     self.count(tables, command, true);
@@ -188,7 +201,7 @@ impl Tree {
         if matches!(step, Step::Done(_)) {
             self.running = None;
         }
-        self.next_deadline = first_deadline(tables).map(|(deadline, _)| deadline);
+        self.next_deadline = next_deadline(tables, &self.state);
         step
     }
 
@@ -239,6 +252,9 @@ impl Tree {
         stamps: &Stamps,
         cursor: &Cursor,
     ) -> Result<Arc<Event>, Blocked> {
+        if self.state.importing.is_some() {
+            return Err(TreeError::Importing.into());
+        }
         match command {
             Command::Set(write) => self.write(tables, Action::Set, write, None, stamps, cursor),
             Command::Create(write) => self.write(tables, Action::Create, write, None, stamps, cursor),
@@ -258,9 +274,11 @@ impl Tree {
             Command::CompareAndDelete { path, conditions } => {
                 self.compare_and_delete(tables, path, conditions, stamps, cursor)
             }
-            Command::Expire { .. } | Command::Begin { .. } | Command::SetHistoryWindow { .. } => {
-                unreachable!("these commands have a way of their own")
-            }
+            Command::Expire { .. }
+            | Command::Begin { .. }
+            | Command::SetHistoryWindow { .. }
+            | Command::Import { .. }
+            | Command::EndImport { .. } => unreachable!("these commands have a way of their own"),
         }
     }
 
@@ -429,12 +447,53 @@ impl Tree {
     }
 
     fn begin(&mut self, tables: &mut Tables, index: TreeIndex) -> Reply {
-        if self.state.index == 0 {
+        if self.state.index == 0 && self.state.importing.is_none() {
             self.state.index = index.0;
             self.state.first = (index.0 + 1).saturating_sub(self.state.window).max(1);
             self.state.write(tables, &mut self.scratch);
         }
         Reply::Began { index: self.index() }
+    }
+
+    fn refused(&self, fault: ImportFault) -> Reply {
+        Reply::Refused { index: self.index(), error: fault.into() }
+    }
+
+    fn import(&mut self, tables: &mut Tables, nodes: &[ImportedNode], stamps: &Stamps) -> Reply {
+        if self.state.index != 0 {
+            return self.refused(ImportFault::Changed);
+        }
+        if let Err(fault) = import::check(tables, nodes) {
+            return self.refused(fault);
+        }
+        self.state.importing = self.state.importing.max(Some(0));
+        let mut change = self.change_of(tables, stamps.wall_time);
+        nodes.iter().for_each(|node| change.import(node, stamps));
+        self.state.write(tables, &mut self.scratch);
+        Reply::Imported { index: self.index() }
+    }
+
+    fn end_import(
+        &mut self,
+        tables: &mut Tables,
+        index: TreeIndex,
+        budget: &mut usize,
+        cursor: &mut Cursor,
+    ) -> Step<Reply> {
+        if self.state.index != 0 {
+            return Step::Done(self.refused(ImportFault::Changed));
+        }
+        let modified = TreeIndex(self.state.importing.unwrap_or(0));
+        if modified > index {
+            return Step::Done(self.refused(ImportFault::EndsBefore { index, modified }));
+        }
+        if !import::forget_values(tables, budget) {
+            Position::Importing.write(cursor);
+            return Step::More;
+        }
+        self.state = State { index: index.0, first: index.0 + 1, importing: None, ..self.state };
+        self.state.write(tables, &mut self.scratch);
+        Step::Done(Reply::Imported { index })
     }
 
     fn set_window(
@@ -458,6 +517,12 @@ impl Tree {
         Position::Window.write(cursor);
         Step::More
     }
+}
+
+/// When the first node expires; none does while an import goes on.
+fn next_deadline(tables: &Tables, state: &State) -> Option<ClusterTime> {
+    let first = state.importing.is_none().then(|| first_deadline(tables)).flatten();
+    first.map(|(deadline, _)| deadline)
 }
 
 /// The first node to expire: when, and its key in TREE.
@@ -519,7 +584,9 @@ mod tests {
 
     #[test]
     fn a_position_comes_back_from_the_cursor() {
-        for position in [Position::Changed(1 << 40), Position::Expired(7), Position::Window] {
+        for position in
+            [Position::Changed(1 << 40), Position::Expired(7), Position::Window, Position::Importing]
+        {
             let mut cursor = Cursor::default();
             position.write(&mut cursor);
             assert_eq!(Position::read(&cursor.state), Some(position));

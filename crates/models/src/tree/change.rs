@@ -60,7 +60,7 @@ impl Change<'_> {
         dir
     }
 
-    fn put_row(&mut self, key: &[u8], row: &NodeRow, body: Option<Location>) {
+    pub(super) fn put_row(&mut self, key: &[u8], row: &NodeRow, body: Option<Location>) {
         if let Some(lifetime) = row.lifetime {
             self.tables.put(TREE_DEADLINES, &deadline_key(lifetime.deadline, key), &[], None);
         }
@@ -115,7 +115,7 @@ impl Change<'_> {
         self.put_row(&found.key, &NodeRow { lifetime, ..found.row }, found.body);
     }
 
-    fn put_value(&mut self, made_by: u64, state: ValueState, body: Location) {
+    pub(super) fn put_value(&mut self, made_by: u64, state: ValueState, body: Location) {
         state.write(self.scratch);
         self.tables.put(TREE_VALUES, &made_by.to_be_bytes(), self.scratch, Some(body));
     }

@@ -4,9 +4,9 @@
 //! slices of the input; what decodes, encodes to a command that decodes to the same.
 
 use bytes::Bytes;
-use quorate_ids::{Term, TreeIndex};
+use quorate_ids::{Term, TreeIndex, WallTime};
 
-use super::command::{Command, Conditions, NameStyle, Write};
+use super::command::{Command, Conditions, IMPORTED_PER_COMMAND_MAX, ImportedNode, NameStyle, Write};
 use super::path::Path;
 use super::rows::bit;
 use crate::varint::{Reader, put_varint};
@@ -24,6 +24,8 @@ mod kind {
     pub const EXPIRE: u8 = 8;
     pub const BEGIN: u8 = 9;
     pub const SET_HISTORY_WINDOW: u8 = 10;
+    pub const IMPORT: u8 = 11;
+    pub const END_IMPORT: u8 = 12;
 }
 
 const WRITE_DIR: u8 = 1;
@@ -33,6 +35,8 @@ const IF_VALUE: u8 = 1;
 const IF_INDEX: u8 = 2;
 const DELETE_DIR: u8 = 1;
 const DELETE_RECURSIVE: u8 = 2;
+const NODE_DIR: u8 = 1;
+const NODE_EXPIRES: u8 = 2;
 
 /// Why bytes are not a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +107,15 @@ pub fn encode(command: &Command) -> Bytes {
             start(kind::SET_HISTORY_WINDOW);
             put_varint(&mut out, *events);
         }
+        Command::Import { nodes } => {
+            start(kind::IMPORT);
+            put_varint(&mut out, nodes.len() as u64);
+            nodes.iter().for_each(|node| encode_node(&mut out, node));
+        }
+        Command::EndImport { index } => {
+            start(kind::END_IMPORT);
+            put_varint(&mut out, index.0);
+        }
     }
     out.into()
 }
@@ -117,7 +130,17 @@ fn payload_len(command: &Command) -> usize {
         Command::CompareAndSwap { write, conditions } => of_write(write) + of_conditions(conditions),
         Command::Delete { path, .. } => path.as_bytes().len(),
         Command::CompareAndDelete { path, conditions } => path.as_bytes().len() + of_conditions(conditions),
-        Command::Expire { .. } | Command::Begin { .. } | Command::SetHistoryWindow { .. } => 0,
+        Command::Import { nodes } => {
+            // Flags, lengths and indexes besides.
+            let of_node = |node: &ImportedNode| {
+                32 + node.path.as_bytes().len() + node.value.as_ref().map_or(0, Bytes::len)
+            };
+            nodes.iter().map(of_node).sum()
+        }
+        Command::Expire { .. }
+        | Command::Begin { .. }
+        | Command::SetHistoryWindow { .. }
+        | Command::EndImport { .. } => 0,
     }
 }
 
@@ -146,6 +169,19 @@ fn encode_conditions(out: &mut Vec<u8>, conditions: &Conditions) {
     }
     if let Some(index) = conditions.index {
         put_varint(out, index.0);
+    }
+}
+
+fn encode_node(out: &mut Vec<u8>, node: &ImportedNode) {
+    out.push(bit(node.value.is_none(), NODE_DIR) | bit(node.expiration.is_some(), NODE_EXPIRES));
+    put_bytes(out, node.path.as_bytes());
+    put_varint(out, node.created.0);
+    put_varint(out, node.modified.0);
+    if let Some(expiration) = node.expiration {
+        put_varint(out, expiration.0);
+    }
+    if let Some(value) = &node.value {
+        put_bytes(out, value);
     }
 }
 
@@ -195,6 +231,8 @@ pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
         }
         kind::BEGIN => Command::Begin { index: TreeIndex(input.varint("an index")?) },
         kind::SET_HISTORY_WINDOW => Command::SetHistoryWindow { events: input.varint("a window")? },
+        kind::IMPORT => Command::Import { nodes: input.nodes()? },
+        kind::END_IMPORT => Command::EndImport { index: TreeIndex(input.varint("an index")?) },
         _ => return Err(DecodeError::Unknown { kind, version }),
     };
     match input.reader.bytes.len() {
@@ -250,6 +288,34 @@ impl Input<'_> {
             dir: flags & WRITE_DIR != 0,
             ttl_seconds,
             refresh: flags & WRITE_REFRESH != 0,
+        })
+    }
+
+    fn nodes(&mut self) -> Result<Vec<ImportedNode>, DecodeError> {
+        let what = "a number of nodes";
+        let count = self.varint(what)?;
+        if count > IMPORTED_PER_COMMAND_MAX as u64 {
+            return Err(DecodeError::Meaningless { what, value: count });
+        }
+        // As far as the input can hold so many: a node has at least a flags byte, a path and two indexes.
+        let mut nodes = Vec::with_capacity((count as usize).min(self.reader.bytes.len() / 5));
+        for _ in 0..count {
+            nodes.push(self.node()?);
+        }
+        Ok(nodes)
+    }
+
+    fn node(&mut self) -> Result<ImportedNode, DecodeError> {
+        let flags = self.flags(NODE_DIR | NODE_EXPIRES, "a node's flags")?;
+        Ok(ImportedNode {
+            path: self.path()?,
+            created: TreeIndex(self.varint("an index")?),
+            modified: TreeIndex(self.varint("an index")?),
+            expiration: match flags & NODE_EXPIRES {
+                0 => None,
+                _ => Some(WallTime(self.varint("an expiration")?)),
+            },
+            value: if flags & NODE_DIR == 0 { Some(self.slice("a value")?) } else { None },
         })
     }
 

@@ -3,12 +3,14 @@
 //! What differs between etcd 0.4 and 2.x stands in the commands themselves: `apply` knows no flag.
 
 use bytes::Bytes;
-use quorate_ids::{Term, TreeIndex};
+use quorate_ids::{Term, TreeIndex, WallTime};
 
 use super::path::Path;
 
 /// Nodes that one [`Command::Expire`] may name as its bound.
 pub const EXPIRED_PER_COMMAND_MAX: u32 = 1000;
+/// Nodes that one [`Command::Import`] may hold.
+pub const IMPORTED_PER_COMMAND_MAX: usize = 1000;
 /// The largest history window that can be set.
 pub const HISTORY_EVENTS_MAX: u64 = 1_000_000;
 
@@ -37,6 +39,24 @@ pub enum Command {
     Begin { index: TreeIndex },
     /// How many events history keeps: 1 to [`HISTORY_EVENTS_MAX`]. Fewer than now: the oldest go.
     SetHistoryWindow { events: u64 },
+    /// Nodes of another tree, with their indexes; each after the directory that it is in. Only a tree that never
+    /// changed takes them. Until [`Command::EndImport`] nobody sees them, and no other command changes the tree.
+    Import { nodes: Vec<ImportedNode> },
+    /// The tree is what was imported, and its last change took this index: not before that of any node. There is no
+    /// history of what came before.
+    EndImport { index: TreeIndex },
+}
+
+/// A node of another tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedNode {
+    pub path: Path,
+    /// `None`: a directory.
+    pub value: Option<Bytes>,
+    pub created: TreeIndex,
+    pub modified: TreeIndex,
+    /// When it expires, by the wall clock; at once where that is past.
+    pub expiration: Option<WallTime>,
 }
 
 /// What is written where.

@@ -2,7 +2,8 @@
 //!
 //! Each successful change takes exactly one index, the model's own; nothing but commands of this model moves it. See
 //! `command` for what can be asked, `reply` for what comes back, `apply` for how commands change the tables, `query`
-//! for reads, `history` for past events, `watch` for live ones, `expiry` for who says when a TTL has run out.
+//! for reads, `history` for past events, `watch` for live ones, `expiry` for who says when a TTL has run out, `import`
+//! for how another tree's nodes become this one's.
 //!
 //! `docs/formats/tree-commands.md` and `tree-tables.md` specify the bytes.
 
@@ -12,6 +13,7 @@ mod codec;
 mod command;
 mod expiry;
 mod history;
+mod import;
 mod nodes;
 mod path;
 mod query;
@@ -23,12 +25,15 @@ use quorate_store::TableId;
 
 pub use apply::Tree;
 pub use codec::{DecodeError, decode, encode};
-pub use command::{Command, Conditions, EXPIRED_PER_COMMAND_MAX, HISTORY_EVENTS_MAX, NameStyle, Write};
+pub use command::{
+    Command, Conditions, EXPIRED_PER_COMMAND_MAX, HISTORY_EVENTS_MAX, IMPORTED_PER_COMMAND_MAX, ImportedNode,
+    NameStyle, Write,
+};
 pub use expiry::ExpiryClock;
 pub use history::{Found, event, events, first_match, history_start};
 pub use path::{DEPTH_MAX, PATH_BYTES_MAX, Path, PathError};
 pub use query::{Get, GetReply, get, load_event, load_value};
-pub use reply::{Action, CompareFailure, Event, Node, Reply, Statistics, TreeError, Value};
+pub use reply::{Action, CompareFailure, Event, ImportFault, Node, Reply, Statistics, TreeError, Value};
 pub use rows::{HISTORY_EVENTS_DEFAULT, current_index, history_window, statistics};
 pub use watch::{FEED_EVENTS_MAX_DEFAULT, Feed, FeedEvent, TooOld, Watch, WatchId, WatchSet};
 

@@ -14,7 +14,7 @@ use quorate_ids::TreeIndex;
 use quorate_store::{BodyError, Location, Pin, Store, Tables};
 
 use super::history;
-use super::nodes::{find, is_empty_dir, look_up, node_of, value_at};
+use super::nodes::{find, is_empty_dir, look_up, node_of, root_row, value_at};
 use super::path::Path;
 use super::reply::{Action, Event, Node, TreeError, Value};
 use super::rows::{DirId, NodeRow, State, after_number, node_key};
@@ -133,7 +133,11 @@ impl<'a> Walk<'a> {
 
     fn slice(&mut self, tables: &Tables) -> Result<Progress, TreeError> {
         if self.node.is_none() {
-            self.index = State::read(tables).index;
+            let state = State::read(tables);
+            self.index = state.index;
+            if state.importing.is_some() {
+                return self.of_an_empty_tree();
+            }
             let found = find(tables, &self.query.path)?;
             self.node = Some(found.node(tables, self.query.path.clone()));
         } else {
@@ -147,6 +151,15 @@ impl<'a> Walk<'a> {
             return Err(TreeError::ListingTooLarge { bytes_max: self.query.bytes_max });
         }
         Ok(if more { Progress::More } else { Progress::Done })
+    }
+
+    /// What is being imported is not there before all of it is.
+    fn of_an_empty_tree(&mut self) -> Result<Progress, TreeError> {
+        if !self.query.path.is_root() {
+            return Err(TreeError::NotFound { path: self.query.path.prefix(1) });
+        }
+        self.node = Some(node_of(Path::root(), &root_row(), Value::Absent));
+        Ok(Progress::Done)
     }
 
     // ---- what happened since the last slice ----

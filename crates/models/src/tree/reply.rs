@@ -108,6 +108,10 @@ pub enum Reply {
         index: TreeIndex,
         events: u64,
     },
+    /// Import, which leaves the index as it is, and the end of one.
+    Imported {
+        index: TreeIndex,
+    },
     Refused {
         index: TreeIndex,
         error: TreeError,
@@ -123,6 +127,7 @@ impl Reply {
             Self::Expired { index, .. }
             | Self::Began { index }
             | Self::HistoryWindow { index, .. }
+            | Self::Imported { index }
             | Self::Refused { index, .. } => *index,
         }
     }
@@ -133,6 +138,25 @@ impl Reply {
 pub struct CompareFailure {
     pub value: Option<(Bytes, Bytes)>,
     pub index: Option<(TreeIndex, TreeIndex)>,
+}
+
+/// Why nodes of another tree were not imported: none of the command was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImportFault {
+    #[error("the tree has changed already; only one that never did can import another")]
+    Changed,
+    #[error("{path} is there already")]
+    Exists { path: Path },
+    #[error("the directory of {path} is not there, or is a file")]
+    NoDirectory { path: Path },
+    #[error("{path} was created at index {created} and modified at {modified}, which is no order")]
+    Indexes { path: Path, created: TreeIndex, modified: TreeIndex },
+    #[error("{path} was modified at index {index}, as another file was")]
+    IndexTaken { path: Path, index: TreeIndex },
+    #[error("the value of {path} has {len} bytes; at most {max} are possible")]
+    ValueTooLong { path: Path, len: usize, max: usize },
+    #[error("a node was modified at index {modified}, after {index}, which is to be the last")]
+    EndsBefore { index: TreeIndex, modified: TreeIndex },
 }
 
 /// Why a command or a read was refused. Nothing but a counter was changed.
@@ -165,6 +189,10 @@ pub enum TreeError {
     TtlTooLong { seconds: u64 },
     #[error("a history of {events} events is not possible; 1 to {max} are")]
     HistoryWindow { events: u64, max: u64 },
+    #[error(transparent)]
+    Import(#[from] ImportFault),
+    #[error("nodes of another tree are being imported; nothing else changes until that is done")]
+    Importing,
     #[error("the listing has more than {bytes_max} bytes; read it in parts, directory by directory")]
     ListingTooLarge { bytes_max: usize },
     #[error("the directory changes faster than it can be read; read it in parts")]

@@ -262,6 +262,8 @@ pub(super) struct State {
     pub window: u64,
     /// The number of the next directory.
     pub next_dir: u64,
+    /// Nodes of another tree are being imported, and this is the last index that modified one of them.
+    pub importing: Option<u64>,
 }
 
 const META_STATE: &[u8] = b"s";
@@ -269,7 +271,7 @@ const META_COUNTERS: &[u8] = b"c";
 
 impl Default for State {
     fn default() -> Self {
-        Self { index: 0, first: 1, window: HISTORY_EVENTS_DEFAULT, next_dir: 1 }
+        Self { index: 0, first: 1, window: HISTORY_EVENTS_DEFAULT, next_dir: 1, importing: None }
     }
 }
 
@@ -278,13 +280,18 @@ impl State {
         let Some(entry) = tables.get(TREE_META, META_STATE) else { return Self::default() };
         let mut reader = Reader { bytes: entry.row };
         let mut next = || reader.varint().expect("a row of TREE_META parses");
-        Self { index: next(), first: next(), window: next(), next_dir: next() }
+        let (index, first, window, next_dir) = (next(), next(), next(), next());
+        let importing = if reader.bytes.is_empty() { None } else { reader.varint() };
+        Self { index, first, window, next_dir, importing }
     }
 
     pub(super) fn write(&self, tables: &mut Tables, scratch: &mut Vec<u8>) {
         scratch.clear();
         for number in [self.index, self.first, self.window, self.next_dir] {
             put_varint(scratch, number);
+        }
+        if let Some(modified) = self.importing {
+            put_varint(scratch, modified);
         }
         tables.put(TREE_META, META_STATE, scratch, None);
     }

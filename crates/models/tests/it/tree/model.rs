@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_ids::{Term, TreeIndex};
-use quorate_models::tree::{self, Command, Conditions, NameStyle, Path, Write};
+use quorate_ids::{Term, TreeIndex, WallTime};
+use quorate_models::tree::{self, Command, Conditions, ImportedNode, NameStyle, Path, Write};
 
 use super::machine::{Machine, compare, read};
 
@@ -54,6 +54,35 @@ fn conditions() -> impl Strategy<Value = Conditions> {
         .prop_map(|(value, index)| Conditions { value, index })
 }
 
+/// Some fit together, some do not.
+fn imported() -> impl Strategy<Value = ImportedNode> {
+    let expiration =
+        prop::option::weighted(0.2, prop::sample::select(vec![1u64, 1_700_000_005_000_000_000, u64::MAX]));
+    (path(), prop::option::of(value()), 0..9u64, 0..9u64, expiration).prop_map(
+        |(path, value, created, later, expiration)| ImportedNode {
+            path,
+            value,
+            created: TreeIndex(created),
+            modified: TreeIndex((created + later).saturating_sub(u64::from(later == 8) * 9)),
+            expiration: expiration.map(WallTime),
+        },
+    )
+}
+
+fn import() -> impl Strategy<Value = Command> {
+    (prop::collection::vec(imported(), 0..6), any::<bool>()).prop_map(|(mut nodes, sorted)| {
+        if sorted {
+            nodes.sort_by(|one, other| one.path.cmp(&other.path));
+            nodes.dedup_by(|one, other| one.path == other.path);
+        }
+        Command::Import { nodes }
+    })
+}
+
+fn end_import() -> impl Strategy<Value = Command> {
+    (0..30u64).prop_map(|index| Command::EndImport { index: TreeIndex(index) })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let style = prop::sample::select(vec![NameStyle::Plain, NameStyle::Padded]);
     prop_oneof![
@@ -71,6 +100,8 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(term, nodes_max)| Command::Expire { term: Term(term), nodes_max }),
         1 => (0..9u64).prop_map(|index| Command::Begin { index: TreeIndex(index) }),
         1 => (0..12u64).prop_map(|events| Command::SetHistoryWindow { events }),
+        1 => import(),
+        1 => end_import(),
     ]
 }
 
@@ -113,7 +144,7 @@ fn check(doings: Vec<Doing>, slice_records: usize, restarts: bool) {
     for doing in doings {
         match &doing {
             Doing::Command(command) => {
-                let expires = matches!(command, Command::Expire { .. });
+                let expires = matches!(command, Command::Expire { .. } | Command::EndImport { .. });
                 machine.apply_with(command, &mut |store, reference| {
                     // Every change but the ends of several nodes is whole with its first slice.
                     if !expires && !matches!(command, Command::SetHistoryWindow { .. }) {
@@ -155,6 +186,16 @@ proptest! {
         doings in prop::collection::vec(doing(), 1..60), slice_records in 1..6usize, restarts in any::<bool>()
     ) {
         check(doings, slice_records, restarts);
+    }
+
+    #[test]
+    fn commands_after_an_import_agree_with_the_reference(
+        imports in prop::collection::vec(import(), 1..8), index in 10..40u64,
+        doings in prop::collection::vec(doing(), 1..30), slice_records in 1..6usize, restarts in any::<bool>()
+    ) {
+        let end = Command::EndImport { index: TreeIndex(index) };
+        let before = imports.into_iter().chain([end]).map(Doing::Command);
+        check(before.chain(doings).collect(), slice_records, restarts);
     }
 
     #[test]

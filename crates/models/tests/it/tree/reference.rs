@@ -9,7 +9,7 @@ use quorate_ids::{TreeIndex, WallTime};
 use quorate_models::Stamps;
 use quorate_models::tree::{
     Action, Command, CompareFailure, Conditions, Event, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX,
-    NameStyle, Node, Path, Reply, Statistics, TreeError, Value, Write,
+    ImportFault, ImportedNode, NameStyle, Node, Path, Reply, Statistics, TreeError, Value, Write,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -34,6 +34,8 @@ pub struct Reference {
     first: u64,
     window: u64,
     made: u64,
+    /// The last index of a node that was imported, while an import goes on.
+    importing: Option<u64>,
     /// Every event that ever was.
     pub events: BTreeMap<u64, Event>,
     pub statistics: Statistics,
@@ -48,6 +50,7 @@ impl Default for Reference {
             first: 1,
             window: HISTORY_EVENTS_DEFAULT,
             made: 0,
+            importing: None,
             events: BTreeMap::new(),
             statistics: Statistics::default(),
         }
@@ -77,7 +80,8 @@ impl Reference {
     /// When the next node ends, in cluster time.
     #[allow(dead_code, reason = "the simulator asks")]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.nodes.values().filter_map(|known| known.ends).map(|(deadline, _)| deadline).min()
+        let ends = self.nodes.values().filter_map(|known| known.ends).map(|(deadline, _)| deadline);
+        if self.importing.is_some() { None } else { ends.min() }
     }
 
     fn find(&self, path: &Path) -> Result<&Known, TreeError> {
@@ -97,7 +101,13 @@ impl Reference {
 
     /// The node and, of a directory, what is in it and not hidden.
     pub fn get(&self, path: &Path, recursive: bool) -> Result<(Node, Vec<Node>), TreeError> {
+        if self.importing.is_some() && !path.is_root() {
+            return Err(TreeError::NotFound { path: path.prefix(1) });
+        }
         let node = shown(path, self.find(path)?);
+        if self.importing.is_some() {
+            return Ok((node, Vec::new()));
+        }
         let depth = path.depth();
         let below = self.nodes.iter().filter(|(at, _)| {
             at.is_below(path) && !at.is_hidden_from(path) && (recursive || at.depth() == depth + 1)
@@ -106,6 +116,18 @@ impl Reference {
     }
 
     pub fn apply(&mut self, command: &Command, stamps: &Stamps) -> Reply {
+        let changes = !matches!(
+            command,
+            Command::Expire { .. }
+                | Command::Begin { .. }
+                | Command::SetHistoryWindow { .. }
+                | Command::Import { .. }
+                | Command::EndImport { .. }
+        );
+        if changes && self.importing.is_some() {
+            self.count(command, false);
+            return Reply::Refused { index: self.index(), error: TreeError::Importing };
+        }
         let outcome = match command {
             Command::Set(write) => self.write(Action::Set, write, None, stamps),
             Command::Create(write) => self.write(Action::Create, write, None, stamps),
@@ -128,11 +150,11 @@ impl Reference {
                 self.compare_and_delete(path, conditions, stamps)
             }
             Command::Expire { term, nodes_max } => {
-                let nodes_max = if *term == stamps.term { *nodes_max } else { 0 };
-                return self.expire(nodes_max, stamps);
+                let is_due = *term == stamps.term && self.importing.is_none();
+                return self.expire(if is_due { *nodes_max } else { 0 }, stamps);
             }
             Command::Begin { index } => {
-                if self.index == 0 {
+                if self.index == 0 && self.importing.is_none() {
                     self.index = index.0;
                     self.first = (index.0 + 1).saturating_sub(self.window).max(1);
                 }
@@ -147,12 +169,79 @@ impl Reference {
                 self.forget();
                 return Reply::HistoryWindow { index: self.index(), events: *events };
             }
+            Command::Import { nodes } => {
+                let imported = self.import(nodes, stamps);
+                return self.imported(imported);
+            }
+            Command::EndImport { index } => {
+                let ended = self.end_import(*index);
+                return self.imported(ended);
+            }
         };
         self.count(command, outcome.is_ok());
         match outcome {
             Ok(event) => Reply::Changed(Arc::new(event)),
             Err(error) => Reply::Refused { index: self.index(), error },
         }
+    }
+
+    fn imported(&self, outcome: Result<(), ImportFault>) -> Reply {
+        match outcome {
+            Ok(()) => Reply::Imported { index: self.index() },
+            Err(fault) => Reply::Refused { index: self.index(), error: fault.into() },
+        }
+    }
+
+    fn import(&mut self, nodes: &[ImportedNode], stamps: &Stamps) -> Result<(), ImportFault> {
+        if self.index != 0 {
+            return Err(ImportFault::Changed);
+        }
+        let mut after = self.clone();
+        for node in nodes {
+            let path = node.path.clone();
+            let (created, modified) = (node.created, node.modified);
+            if after.nodes.contains_key(&path) {
+                return Err(ImportFault::Exists { path });
+            }
+            if !path.parent().and_then(|parent| after.nodes.get(&parent)).is_some_and(|parent| parent.dir) {
+                return Err(ImportFault::NoDirectory { path });
+            }
+            if created > modified {
+                return Err(ImportFault::Indexes { path, created, modified });
+            }
+            let value = node.value.clone().unwrap_or_default();
+            let taken = |known: &Known| known.modified == modified.0 && !known.value.is_empty();
+            if !value.is_empty() && after.nodes.values().any(taken) {
+                return Err(ImportFault::IndexTaken { path, index: modified });
+            }
+            let dir = node.value.is_none();
+            after.made += u64::from(dir);
+            let ends = node.expiration.map(|shown| {
+                let left = shown.0.saturating_sub(stamps.wall_time.0);
+                (stamps.cluster_time.0.saturating_add(left), shown.0)
+            });
+            let number = if dir { after.made } else { 0 };
+            let known = Known { dir, value, created: created.0, modified: modified.0, ends, number };
+            after.nodes.insert(path, known);
+            after.importing = after.importing.max(Some(modified.0));
+        }
+        after.importing = after.importing.max(Some(0));
+        *self = after;
+        Ok(())
+    }
+
+    fn end_import(&mut self, index: TreeIndex) -> Result<(), ImportFault> {
+        if self.index != 0 {
+            return Err(ImportFault::Changed);
+        }
+        let modified = TreeIndex(self.importing.unwrap_or(0));
+        if modified > index {
+            return Err(ImportFault::EndsBefore { index, modified });
+        }
+        self.importing = None;
+        self.index = index.0;
+        self.first = index.0 + 1;
+        Ok(())
     }
 
     fn count(&mut self, command: &Command, success: bool) {
