@@ -97,6 +97,13 @@ impl Membership {
                 learners.retain(|learner| *learner != id);
                 voters.push(id);
             }
+            MembershipChange::Demote(id) => {
+                if !self.is_voter(id) {
+                    return Err(MembershipError::NotAVoter { id });
+                }
+                voters.retain(|voter| *voter != id);
+                learners.push(id);
+            }
             MembershipChange::Remove(id) => {
                 if !self.contains(id) {
                     return Err(MembershipError::NotAMember { id });
@@ -138,6 +145,8 @@ pub enum MembershipChange {
     AddVoter(MemberId),
     /// A learner becomes a voter.
     Promote(MemberId),
+    /// A voter becomes a learner.
+    Demote(MemberId),
     /// A voter or learner leaves for good; its id is never used again.
     Remove(MemberId),
 }
@@ -147,7 +156,11 @@ impl MembershipChange {
     #[must_use]
     pub fn member(&self) -> MemberId {
         match *self {
-            Self::AddLearner(id) | Self::AddVoter(id) | Self::Promote(id) | Self::Remove(id) => id,
+            Self::AddLearner(id)
+            | Self::AddVoter(id)
+            | Self::Promote(id)
+            | Self::Demote(id)
+            | Self::Remove(id) => id,
         }
     }
 
@@ -157,13 +170,14 @@ impl MembershipChange {
             Self::AddVoter(_) => 2,
             Self::Promote(_) => 3,
             Self::Remove(_) => 4,
+            Self::Demote(_) => 5,
         }
     }
 
     pub(crate) fn to_raft(self) -> eraftpb::ConfChangeV2 {
         let mut single = eraftpb::ConfChangeSingle { node_id: self.member().0, ..Default::default() };
         single.set_change_type(match self {
-            Self::AddLearner(_) => eraftpb::ConfChangeType::AddLearnerNode,
+            Self::AddLearner(_) | Self::Demote(_) => eraftpb::ConfChangeType::AddLearnerNode,
             Self::AddVoter(_) | Self::Promote(_) => eraftpb::ConfChangeType::AddNode,
             Self::Remove(_) => eraftpb::ConfChangeType::RemoveNode,
         });
@@ -217,6 +231,7 @@ impl MembershipEntry {
             2 => MembershipChange::AddVoter(id),
             3 => MembershipChange::Promote(id),
             4 => MembershipChange::Remove(id),
+            5 => MembershipChange::Demote(id),
             change => return Err(MembershipDecodeError::UnknownChange { change }),
         };
         Ok(Self { change, context: data.slice(Self::HEADER_BYTES..) })
@@ -243,6 +258,8 @@ pub enum MembershipError {
     AlreadyMember { id: MemberId },
     #[error("member {id} is not a learner; only a learner can be promoted")]
     NotALearner { id: MemberId },
+    #[error("member {id} is not a voter; only a voter can be demoted")]
+    NotAVoter { id: MemberId },
     #[error("member {id} is not a member")]
     NotAMember { id: MemberId },
     #[error("no voter would be left")]

@@ -191,6 +191,7 @@ fn sample_requests() -> Vec<MembershipRequest> {
         MembershipRequest::Remove { id: MemberId(2) },
         MembershipRequest::Update { id: MemberId(2), peer_urls: urls() },
         MembershipRequest::Promote { id: MemberId(3) },
+        MembershipRequest::Demote { id: MemberId(3), silent_nanos: 1_000_000_000 },
         MembershipRequest::Publish { id: MemberId(1), name: "new".to_owned(), client_urls: urls() },
         MembershipRequest::Join {
             id: MemberId(9),

@@ -44,6 +44,7 @@ pub enum ConfigurationChange {
     AddVoter,
     AddLearner,
     Promote,
+    Demote,
     Remove,
 }
 

@@ -128,10 +128,16 @@ pub enum MembershipRefusal {
     AlreadyJoined,
     #[error("as many newcomers as may are joining at this moment")]
     TooManyJoining,
+    #[error("only a voter can be demoted")]
+    NotVoter,
+    #[error("the member still answers")]
+    StillAnswers,
+    #[error("the leader can't be demoted: hand leadership on first")]
+    Leads,
 }
 
 impl MembershipRefusal {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 19] = [
         Self::NotFound,
         Self::IdExists,
         Self::PeerUrlExists,
@@ -148,6 +154,9 @@ impl MembershipRefusal {
         Self::NameAnswers,
         Self::AlreadyJoined,
         Self::TooManyJoining,
+        Self::NotVoter,
+        Self::StillAnswers,
+        Self::Leads,
     ];
 
     /// The byte that stands for this refusal between peers.

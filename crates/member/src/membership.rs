@@ -52,6 +52,12 @@ pub enum MembershipRequest {
     Promote {
         id: MemberId,
     },
+    /// A voter becomes a learner. With a silence, the leader proposes it only where nothing was heard of the voter for
+    /// so long and a learner that has caught up can take its place.
+    Demote {
+        id: MemberId,
+        silent_nanos: u64,
+    },
     /// A member says its name and client URLs once it has started.
     Publish {
         id: MemberId,
@@ -196,6 +202,14 @@ impl MemberList {
                     return Err(MembershipRefusal::NotLearner);
                 }
             }
+            MembershipRequest::Demote { id, .. } => {
+                if known(id)?.is_learner {
+                    return Err(MembershipRefusal::NotVoter);
+                }
+                if self.members.values().filter(|member| !member.is_learner).count() == 1 {
+                    return Err(MembershipRefusal::LastVoter);
+                }
+            }
         }
         Ok(())
     }
@@ -233,6 +247,7 @@ impl MemberList {
                 member.wants_vote = false;
                 member.is_joining = false;
             }),
+            MembershipRequest::Demote { id, .. } => self.change(id, |member| member.is_learner = true),
             MembershipRequest::Publish { id, name, client_urls } => self.change(id, |member| {
                 member.name = name;
                 member.client_urls = client_urls;
@@ -359,7 +374,14 @@ impl MembershipRequest {
     /// True for a change of who votes or receives the log: consensus must take part in it.
     #[must_use]
     pub fn changes_consensus(&self) -> bool {
-        matches!(self, Self::Add { .. } | Self::Remove { .. } | Self::Promote { .. } | Self::Join { .. })
+        matches!(
+            self,
+            Self::Add { .. }
+                | Self::Remove { .. }
+                | Self::Promote { .. }
+                | Self::Demote { .. }
+                | Self::Join { .. }
+        )
     }
 
     #[must_use]
@@ -402,6 +424,11 @@ impl MembershipRequest {
                 put_strings(&mut out, client_urls);
                 out.put_u8(u8::from(*wants_vote));
             }
+            Self::Demote { id, silent_nanos } => {
+                out.put_u8(7);
+                out.put_u64_le(id.0);
+                out.put_u64_le(*silent_nanos);
+            }
         }
         out.freeze()
     }
@@ -430,6 +457,7 @@ impl MembershipRequest {
                 client_urls: r.strings()?,
                 wants_vote: r.u8()? != 0,
             },
+            7 => Self::Demote { id: r.id()?, silent_nanos: r.u64()? },
             _ => return Err(MembershipDecodeError),
         };
         r.end()?;
@@ -487,6 +515,18 @@ mod tests {
         assert_eq!(again, Err(MembershipRefusal::NotLearner));
     }
 
+    #[test]
+    fn a_voter_is_demoted_and_may_be_promoted_again_but_never_the_last() {
+        let demote = |id| MembershipRequest::Demote { id: MemberId(id), silent_nanos: 0 };
+        let mut list = MemberList::founded_by([member(1, "http://a"), member(2, "http://b")]);
+        assert_eq!(list.judge(&demote(3)), Err(MembershipRefusal::NotFound));
+        assert_eq!(list.judge(&demote(2)), Ok(()));
+        assert!(list.get(MemberId(2)).expect("still a member").is_learner);
+        assert_eq!(list.judge(&demote(2)), Err(MembershipRefusal::NotVoter));
+        assert_eq!(list.judge(&demote(1)), Err(MembershipRefusal::LastVoter));
+        assert_eq!(list.judge(&MembershipRequest::Promote { id: MemberId(2) }), Ok(()));
+    }
+
     fn join(id: u64, name: &str, incarnation: u64) -> MembershipRequest {
         MembershipRequest::Join {
             id: MemberId(id),
@@ -535,6 +575,7 @@ mod tests {
             MembershipRequest::Promote { id: MemberId(1) },
             MembershipRequest::Publish { id: MemberId(1), name: "n".to_owned(), client_urls: vec![] },
             join(6, "f", 7),
+            MembershipRequest::Demote { id: MemberId(1), silent_nanos: 1 << 40 },
         ];
         for request in requests {
             let bytes = request.encode();

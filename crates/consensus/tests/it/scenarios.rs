@@ -137,6 +137,45 @@ fn a_learner_does_not_count_until_it_is_promoted() {
 }
 
 #[test]
+fn a_silent_voter_is_demoted_counts_no_more_and_learns_of_it_when_it_returns() {
+    let mut network = Network::founding(&[1, 2, 3]);
+    network.elect(1);
+    network.isolate(3);
+    network.consensus(1).propose_membership(MembershipChange::Demote(id(3)), Bytes::new()).unwrap();
+    network.ticks(3);
+    assert_eq!(network.member(2).consensus.membership(), members(&[1, 2], &[3]));
+    assert!(
+        network.consensus(1).propose_membership(MembershipChange::Demote(id(3)), Bytes::new()).is_err(),
+        "a learner has no vote to lose"
+    );
+    // It stands for election all the while; nobody has to take note.
+    network.ticks(60);
+    assert_eq!(network.leader(), Some(1));
+    network.propose(1, "without it");
+    network.run();
+    assert_eq!(network.member(2).commands, ["without it"]);
+    network.heal();
+    network.ticks(30);
+    assert_eq!(network.leader(), Some(1));
+    assert_eq!(network.member(3).consensus.membership(), members(&[1, 2], &[3]));
+    assert_eq!(network.member(3).commands, ["without it"]);
+    assert!(!network.consensus(3).campaign(), "it does not stand for election any more");
+    // Of the two that vote both are needed.
+    network.isolate(2);
+    network.propose(1, "needs both");
+    network.run();
+    assert_eq!(network.member(3).commands.len(), 1, "a demoted member does not count");
+    network.heal();
+    network.ticks(3);
+    network.consensus(1).propose_membership(MembershipChange::Promote(id(3)), Bytes::new()).unwrap();
+    network.ticks(3);
+    assert_eq!(network.member(3).consensus.membership(), members(&[1, 2, 3], &[]));
+    network.restart(3);
+    network.ticks(5);
+    assert_eq!(network.member(3).commands, ["without it", "needs both"]);
+}
+
+#[test]
 fn a_new_leader_changes_no_membership_before_it_has_applied_what_it_inherited() {
     let mut network = Network::founding(&[1, 2, 3]);
     network.elect(1);

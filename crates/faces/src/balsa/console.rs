@@ -153,6 +153,7 @@ fn updating(change: ConfigurationChange, server: &Peer, servers: &[Peer]) -> Str
         ConfigurationChange::AddVoter => ("AddStaging", field(&server.address)),
         ConfigurationChange::Promote => ("Promote", field(&server.address)),
         ConfigurationChange::Remove => ("RemoveServer", String::new()),
+        ConfigurationChange::Demote => ("DemoteVoter", String::new()),
     };
     let (name, servers) = (name(server), field(&list(servers)));
     format!(

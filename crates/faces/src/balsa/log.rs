@@ -124,6 +124,7 @@ fn change(request: &MembershipRequest) -> String {
         MembershipRequest::Remove { id } => format!("remove {id}"),
         MembershipRequest::Update { id, peer_urls } => format!("{id} is at {}", peer_urls.join(", ")),
         MembershipRequest::Promote { id } => format!("{id} becomes a Voter"),
+        MembershipRequest::Demote { id, .. } => format!("{id} becomes a Nonvoter"),
         MembershipRequest::Publish { id, name, client_urls } => {
             format!("{id} is {name} and takes requests at {}", client_urls.join(", "))
         }

@@ -159,7 +159,10 @@ impl From<MembershipRefusal> for Status {
             MembershipRefusal::NameExists
             | MembershipRefusal::NameAnswers
             | MembershipRefusal::AlreadyJoined
-            | MembershipRefusal::TooManyJoining => Self::with(Code::FailedPrecondition, refusal.to_string()),
+            | MembershipRefusal::TooManyJoining
+            | MembershipRefusal::NotVoter
+            | MembershipRefusal::StillAnswers
+            | MembershipRefusal::Leads => Self::with(Code::FailedPrecondition, refusal.to_string()),
         }
     }
 }

@@ -267,6 +267,11 @@ fn changes_that_make_no_sense_are_refused_by_their_reason() {
             (add(6, port, false), MembershipRefusal::PeerUrlExists),
             (MembershipRequest::Remove { id: unknown }, MembershipRefusal::NotFound),
             (MembershipRequest::Remove { id: me }, MembershipRefusal::LastVoter),
+            (MembershipRequest::Demote { id: me, silent_nanos: 0 }, MembershipRefusal::Leads),
+            (
+                MembershipRequest::Demote { id: quorate_ids::MemberId(5), silent_nanos: 0 },
+                MembershipRefusal::NotVoter,
+            ),
         ] {
             let refused = handle.change_membership(request.clone()).await;
             assert_eq!(refused, Err(RequestError::Refused { reason: expected }), "{request:?}");

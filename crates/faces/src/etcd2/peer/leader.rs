@@ -1,5 +1,5 @@
-//! What the leader does for the cluster: it gives newcomers a vote while there is room, and keeps the tree's list of
-//! machines equal to the member list.
+//! What the leader does for the cluster: it gives standbys a vote while there is room, takes votes where there are too
+//! many or where a voter is silent, and keeps the tree's list of machines equal to the member list.
 //!
 //! Invariant: one machine decides at a time, and each change is conditional on what it read, so that a leader that does
 //! not know yet that it was replaced changes nothing wrongly.
@@ -17,6 +17,8 @@ use super::settings::ClusterSettings;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The tree is compared this often even where the member list has not changed.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks for voters that are silent.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// A listed machine that no member is called like goes after so long. Who removes a machine takes it off the list
 /// himself; between the removal of a machine and the admission of the one that replaces it the name stands for nobody.
 const NAMELESS_MAX: Duration = Duration::from_secs(10);
@@ -26,6 +28,7 @@ pub async fn keep(handle: Handle, founded: ClusterSettings) {
     let registry = Registry { handle: handle.clone() };
     let mut settled: Option<(Arc<Vec<Member>>, Instant)> = None;
     let mut nameless = BTreeMap::new();
+    let mut silence_looked_at = Instant::now();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         if !handle.status().is_leader {
@@ -34,6 +37,12 @@ pub async fn keep(handle: Handle, founded: ClusterSettings) {
             continue;
         }
         let members = handle.members();
+        if silence_looked_at.elapsed() > SILENCE_INTERVAL {
+            silence_looked_at = Instant::now();
+            if let Err(error) = replace_silent(&registry, &members, founded).await {
+                tracing::debug!(%error, "whether a machine is silent is not known");
+            }
+        }
         let is_settled = settled
             .as_ref()
             .is_some_and(|(known, since)| Arc::ptr_eq(known, &members) && since.elapsed() < COMPARE_INTERVAL);
@@ -60,17 +69,21 @@ async fn reconcile(
     let settings = registry.settings(founded).await?;
     let room_for_votes = usize::try_from(settings.active_size).unwrap_or(usize::MAX);
     let votes = members.iter().filter(|member| !member.is_learner).count();
-    let mut done = true;
-    if votes < room_for_votes
-        && let Some(next) = members.iter().find(|member| member.is_learner && !member.name.is_empty())
-    {
-        match registry.handle.change_membership(MembershipRequest::Promote { id: next.id }).await {
-            Ok(_) => tracing::info!(name = next.name, member = %next.id, "gave a machine its vote"),
-            // It has not caught up yet, mostly.
-            Err(RequestError::Refused { .. }) => {}
-            Err(error) => return Err(error.into()),
+    let mut done = votes == room_for_votes;
+    if votes < room_for_votes {
+        let mut waiting =
+            members.iter().filter(|member| member.is_learner && !member.name.is_empty()).peekable();
+        done = waiting.peek().is_none();
+        for next in waiting {
+            // One that is refused has not caught up yet, or does not answer.
+            if change(registry, MembershipRequest::Promote { id: next.id }).await? {
+                tracing::info!(name = next.name, member = %next.id, "gave a machine its vote");
+                break;
+            }
         }
-        done = false;
+    }
+    if votes > room_for_votes {
+        take_a_vote(registry, members).await?;
     }
     let machines = registry.list(MACHINES).await?;
     let standbys = registry.list(STANDBYS).await?;
@@ -107,6 +120,62 @@ async fn reconcile(
         }
     }
     Ok(done)
+}
+
+/// Whether a change of the members was made; false where it was refused.
+async fn change(registry: &Registry, request: MembershipRequest) -> Result<bool, RegistryError> {
+    match registry.handle.change_membership(request).await {
+        Ok(_) => Ok(true),
+        Err(RequestError::Refused { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The voters but this machine, by name.
+fn other_voters<'a>(registry: &Registry, members: &'a [Member]) -> Vec<&'a Member> {
+    let me = registry.handle.identity().member;
+    let mut others: Vec<&Member> =
+        members.iter().filter(|member| !member.is_learner && member.id != me).collect();
+    others.sort_by(|one, other| one.name.cmp(&other.name));
+    others
+}
+
+/// There are more voters than there should be: one of them stands by from now on, the last by name.
+async fn take_a_vote(registry: &Registry, members: &[Member]) -> Result<(), RegistryError> {
+    for member in other_voters(registry, members).into_iter().rev() {
+        let demote = MembershipRequest::Demote { id: member.id, silent_nanos: 0 };
+        if change(registry, demote).await? {
+            tracing::info!(name = member.name, member = %member.id, "took a machine's vote: there are too many");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A voter that was silent for longer than the cluster's promotion delay stands by from now on, where a standby is
+/// ready to take its place.
+async fn replace_silent(
+    registry: &Registry,
+    members: &[Member],
+    founded: ClusterSettings,
+) -> Result<(), RegistryError> {
+    if !members.iter().any(|member| member.is_learner) {
+        return Ok(());
+    }
+    let delay = Duration::from_secs_f64(registry.settings(founded).await?.promote_delay_seconds);
+    let silent_nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+    for member in other_voters(registry, members) {
+        if change(registry, MembershipRequest::Demote { id: member.id, silent_nanos }).await? {
+            tracing::warn!(
+                name = member.name,
+                member = %member.id,
+                ?delay,
+                "took a machine's vote: nothing was heard of it for longer than the promotion delay"
+            );
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 async fn write_if_it_differs(

@@ -29,7 +29,30 @@ impl LogLoop {
     ) -> Result<MembershipRequest, MembershipRefusal> {
         let me = self.config.identity.member;
         let patience = SILENT_TIMEOUTS * self.config.election_timeout_nanos;
-        step_towards(request, &self.members, |id| id == me || self.joins.answers(id, now.monotonic, patience))
+        let answers = |id| id == me || self.joins.answers(id, now.monotonic, patience);
+        match &request {
+            MembershipRequest::Demote { id, .. } if *id == me => return Err(MembershipRefusal::Leads),
+            MembershipRequest::Demote { id, silent_nanos } if *silent_nanos > 0 => {
+                if self.joins.answers(*id, now.monotonic, *silent_nanos) {
+                    return Err(MembershipRefusal::StillAnswers);
+                }
+                let status = self.consensus.status();
+                let mut learners = self.membership.learners.iter().filter(|learner| answers(**learner));
+                let is_ready = |learner: &MemberId| {
+                    let progress = status.progress.get(learner);
+                    progress.is_some_and(|progress| has_caught_up(progress, status.last_index))
+                };
+                if !learners.any(is_ready) {
+                    return Err(MembershipRefusal::LearnerNotReady);
+                }
+            }
+            // A vote for one that is not there would only make a majority harder to get.
+            MembershipRequest::Promote { id } if self.membership.is_learner(*id) && !answers(*id) => {
+                return Err(MembershipRefusal::LearnerNotReady);
+            }
+            _ => {}
+        }
+        step_towards(request, &self.members, answers)
     }
 
     /// Makes voters of learners that have caught up, and finishes or undoes admissions that were cut short.

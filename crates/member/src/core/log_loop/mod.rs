@@ -312,6 +312,7 @@ fn change_of(request: &MembershipRequest) -> Option<MembershipChange> {
         MembershipRequest::Add { id, is_learner: false, .. } => Some(MembershipChange::AddVoter(*id)),
         MembershipRequest::Remove { id } => Some(MembershipChange::Remove(*id)),
         MembershipRequest::Promote { id } => Some(MembershipChange::Promote(*id)),
+        MembershipRequest::Demote { id, .. } => Some(MembershipChange::Demote(*id)),
         MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => None,
     }
 }

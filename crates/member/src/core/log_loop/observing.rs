@@ -84,6 +84,7 @@ impl LogLoop {
             }
             MembershipRequest::Add { id, is_learner: false, .. } => (ConfigurationChange::AddVoter, *id),
             MembershipRequest::Promote { id } => (ConfigurationChange::Promote, *id),
+            MembershipRequest::Demote { id, .. } => (ConfigurationChange::Demote, *id),
             MembershipRequest::Remove { id } => (ConfigurationChange::Remove, *id),
             MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => return,
         };

@@ -181,7 +181,9 @@ impl LogLoop {
                 let quorum_after = quorum(self.membership.voters.len() + 1);
                 if started < quorum_after { Err(MembershipRefusal::NotEnoughStarted) } else { Ok(()) }
             }
-            MembershipRequest::Remove { id } if self.membership.is_voter(*id) => {
+            MembershipRequest::Remove { id } | MembershipRequest::Demote { id, .. }
+                if self.membership.is_voter(*id) =>
+            {
                 if self.membership.voters.len() == 1 {
                     return Err(MembershipRefusal::LastVoter);
                 }
