@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
 use crate::flags::{self, Kind};
-use crate::{balsa, cluster, ctl, dev, etcd2};
+use crate::{balsa, cluster, ctl, dev, etcd2, migrate};
 
 const ABOUT: &str = "A replicated store that speaks the protocols of the systems people already run";
 
@@ -118,6 +118,7 @@ fn tree() -> Command {
                 .after_help(dev::USAGE),
             named(ctl::Ctl::command(), "ctl"),
             named(cluster::Cluster::command(), "cluster"),
+            named(migrate::Migrate::command(), "migrate"),
             named(Completions::command(), "completions"),
             named(Man::command(), "man"),
             Command::new("version").about("Print the version"),

@@ -14,6 +14,7 @@ mod etcd2;
 mod flags;
 mod invoked_as;
 mod logging;
+mod migrate;
 mod process;
 mod server;
 mod snet;
@@ -33,6 +34,7 @@ Commands:
   dev          run a cluster of three in this process, to try things out
   ctl          read and write keys, hold leases and locks, look after members
   cluster      look at a cluster as a whole: quorate cluster info
+  migrate      turn the data folder of a stopped etcd 0.4, 2.x or 3.x (v2 API) into one of Quorate's
   completions  print what makes bash, zsh or fish complete commands and flags
   man          print a manual page, or write all of them: quorate man --dir FOLDER
   version      print the version
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         "dev" => dev::main(rest),
         "ctl" => ctl::main(rest),
         "cluster" => cluster::main(rest),
+        "migrate" => migrate::main(rest),
         "completions" => command_tree::completions(rest),
         "man" => command_tree::man(rest),
         "version" | "--version" | "-version" => {
@@ -98,6 +101,7 @@ fn help(topics: &[String]) -> ExitCode {
         Some("dev") => print!("{}", dev::USAGE),
         Some("ctl") => return ctl::main(&asking_for_help(topics)),
         Some("cluster") => return cluster::main(&asking_for_help(topics)),
+        Some("migrate") => return migrate::main(&asking_for_help(topics)),
         Some("completions") => return command_tree::completions(&asking_for_help(topics)),
         Some("man") => return command_tree::man(&asking_for_help(topics)),
         Some(other) => return misused(&format!("there is no help on {other:?}")),

@@ -118,6 +118,7 @@ fn config(values: &Values) -> anyhow::Result<Config> {
         )?)
         .metrics_extensive(values.text("metrics") == "extensive")
         .enable_v2(values.bool("enable-v2"))
+        .v2_history_events(values.uint("v2-history-window"))
         .client_limits(client_limits(values))
         .client_tls(tls(values, "")?)
         .peer_tls(tls(values, "peer-")?)

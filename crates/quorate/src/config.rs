@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_member::JoinConfig;
+use quorate_models::tree::HISTORY_EVENTS_MAX;
 use quorate_tls::{Port, Settings as TlsSettings, TlsError};
 
 use quorate_faces::etcd3::{AutoCompaction, QUOTA_BYTES_DEFAULT};
@@ -94,6 +95,7 @@ pub struct Config {
     auto_compaction: AutoCompaction,
     metrics_extensive: bool,
     enable_v2: bool,
+    v2_history_events: Option<u64>,
     clients: ClientLimits,
     client_tls: TlsSettings,
     peer_tls: TlsSettings,
@@ -157,6 +159,8 @@ pub enum ConfigError {
     TxnOps,
     #[error("watch-progress-notify-interval: must be above zero")]
     WatchProgress,
+    #[error("v2-history-window: at most {HISTORY_EVENTS_MAX} events are possible")]
+    HistoryWindow,
     #[error("snapshot-count: must be at least 1")]
     CheckpointEntries,
 }
@@ -191,6 +195,7 @@ impl Config {
             auto_compaction: AutoCompaction::Off,
             metrics_extensive: false,
             enable_v2: false,
+            v2_history_events: None,
             clients: ClientLimits::default(),
             client_tls: TlsSettings::default(),
             peer_tls: TlsSettings::default(),
@@ -370,6 +375,14 @@ impl Config {
         self
     }
 
+    /// Events that the whole cluster keeps for watchers of the v2 API that begin in the past; 0: as many as so far,
+    /// 1,000 in a new cluster.
+    #[must_use]
+    pub fn v2_history_events(mut self, events: u64) -> Self {
+        self.v2_history_events = Some(events).filter(|events| *events > 0);
+        self
+    }
+
     /// How clients are dealt with.
     #[must_use]
     pub fn client_limits(mut self, limits: ClientLimits) -> Self {
@@ -467,6 +480,7 @@ impl Config {
             auto_compaction: self.auto_compaction,
             metrics_extensive: self.metrics_extensive,
             enable_v2: self.enable_v2,
+            v2_history_events: self.v2_history_events,
             clients: self.clients.clone(),
             give_up_data: self.give_up_data,
             balsa_prefix: self.balsa_prefix.clone(),
@@ -519,6 +533,9 @@ impl Config {
         }
         if self.checkpoint_entries == 0 {
             return Err(ConfigError::CheckpointEntries);
+        }
+        if self.v2_history_events.is_some_and(|events| events > HISTORY_EVENTS_MAX) {
+            return Err(ConfigError::HistoryWindow);
         }
         Ok(())
     }
@@ -575,6 +592,7 @@ pub struct Plan {
     pub(crate) auto_compaction: AutoCompaction,
     pub(crate) metrics_extensive: bool,
     pub(crate) enable_v2: bool,
+    pub(crate) v2_history_events: Option<u64>,
     pub(crate) clients: ClientLimits,
     pub(crate) give_up_data: bool,
     pub(crate) balsa_prefix: Option<String>,

@@ -42,6 +42,7 @@ pub mod etcd2;
 mod keeper;
 mod log_file;
 pub mod logging;
+pub mod migrate;
 mod server;
 pub mod snet;
 mod tls;

@@ -253,6 +253,7 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         let config = etcd2::Config {
             initial_cluster_token: plan.initial_cluster_token.clone(),
             request_bytes_max: plan.request_bytes_max,
+            history_events: plan.v2_history_events,
             ..etcd2::Config::new(Dialect::V2, plan.name.clone())
         };
         faces.push(Arc::new(Etcd2::new(handle.clone(), config)));

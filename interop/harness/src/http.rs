@@ -28,8 +28,26 @@ pub fn send(addr: &str, method: &str, path: &str, form: &str) -> anyhow::Result<
     write!(stream, "\r\n{form}")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("the answer did not end")?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no HTTP answer")?;
+    let (head, body) = (String::from_utf8_lossy(&answer[..end]).into_owned(), &answer[end + 4..]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
-    Ok((status, body.to_owned()))
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { joined(body)? } else { body.to_vec() };
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// A body that came in chunks: each has its length before it, as hexadecimal digits, and the last has none.
+fn joined(mut body: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = body.windows(2).position(|bytes| bytes == b"\r\n").context("a chunk without its length")?;
+        let length = std::str::from_utf8(&body[..end])?.split(';').next().unwrap_or_default();
+        let length = usize::from_str_radix(length.trim(), 16).context("a chunk's length")?;
+        if length == 0 {
+            return Ok(whole);
+        }
+        let (chunk, rest) = body[end + 2..].split_at_checked(length).context("a chunk that was cut short")?;
+        whole.extend_from_slice(chunk);
+        body = rest.strip_prefix(b"\r\n").context("a chunk without its end")?;
+    }
 }

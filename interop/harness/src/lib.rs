@@ -7,11 +7,15 @@
 mod ca;
 mod cluster;
 mod http;
+mod machine;
 mod ports;
 mod process;
+mod slow;
 
 pub use ca::Ca;
 pub use cluster::{Cluster, Member};
 pub use http::{get as http_get, send as http_send};
+pub use machine::Machine;
 pub use ports::{free_port, free_ports};
 pub use process::{Process, WAIT_MAX, wait_until};
+pub use slow::SlowWay;

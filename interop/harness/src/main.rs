@@ -2,7 +2,7 @@
 //!
 //! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--etcd PATH] [--python PATH] [--go PATH]
 //! [--etcdctl-distro PATH] [--aetcd PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
-//! [--contention-minutes N]`. A scenario whose client is not given is listed as skipped. The last line counts.
+//! [--contention-minutes N] [--sizes 1,2,3]`. A scenario whose client is not given is listed as skipped. The last line counts.
 
 #![forbid(unsafe_code)]
 
@@ -53,6 +53,11 @@ fn options() -> anyhow::Result<Options> {
             "--rust" => tools.rust = Some(value.into()),
             "--contention-minutes" => {
                 tools.contention = Duration::try_from_secs_f64(value.parse::<f64>()? * 60.0)?;
+            }
+            "--sizes" => {
+                let sizes = value.split(',').map(str::parse);
+                tools.sizes = sizes.collect::<Result<_, _>>()?;
+                anyhow::ensure!(tools.sizes.iter().all(|size| *size > 0), "--sizes: a cluster has a machine");
             }
             "--only" => only = Some(value),
             "--bulk" => tools.bulk_puts = value.parse()?,

@@ -61,6 +61,13 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// What the process has in memory, in KiB.
+    pub fn memory_kib(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// Kills the process as a crash would (SIGKILL), and waits for its end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

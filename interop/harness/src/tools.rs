@@ -33,10 +33,13 @@ pub struct Tools {
     pub bulk_puts: usize,
     /// How long members are killed and paused under locks, leases and watches.
     pub contention: Duration,
+    /// How many machines the clusters have of which as many die as may.
+    pub sizes: Vec<usize>,
 }
 
 const CONTENTION_DEFAULT: Duration = Duration::from_secs(20);
 const BULK_PUTS_DEFAULT: usize = 100_000;
+const SIZES_DEFAULT: [usize; 2] = [5, 9];
 
 impl Default for Tools {
     fn default() -> Self {
@@ -52,6 +55,7 @@ impl Default for Tools {
             rust: None,
             bulk_puts: BULK_PUTS_DEFAULT,
             contention: CONTENTION_DEFAULT,
+            sizes: SIZES_DEFAULT.to_vec(),
         }
     }
 }

@@ -99,6 +99,8 @@ fn config(values: &Values) -> anyhow::Result<Config> {
         promote_delay_seconds: values.seconds("cluster-remove-delay"),
         sync_interval_seconds: values.seconds("cluster-sync-interval"),
     };
+    config.forward = values.bool("forward");
+    config.history_events = Some(values.count("history-window")).filter(|events| *events > 0);
     config.read_timeout =
         Duration::from_secs_f64(values.seconds("http-read-timeout").max(READ_TIMEOUT_SECONDS_MIN));
     Ok(config)

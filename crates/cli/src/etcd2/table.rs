@@ -242,6 +242,23 @@ pub const FLAGS: &[Flag] = &[
         "Seconds between two looks of a standby at the cluster. Counts where a cluster is founded.",
     ),
     flag(
+        "forward",
+        Bool,
+        &["ETCD_FORWARD"],
+        "forward",
+        "false",
+        "Pass clients' requests on to the leader instead of telling them where it is. etcd 0.4 does not have it.",
+    ),
+    flag(
+        "history-window",
+        Count,
+        &["ETCD_HISTORY_WINDOW"],
+        "history_window",
+        "0",
+        "Events that the cluster keeps for watchers that begin in the past; 0 leaves it as it is: 1000, in a new \
+         cluster. etcd 0.4 does not have it.",
+    ),
+    flag(
         "http-read-timeout",
         Seconds,
         &["ETCD_HTTP_READ_TIMEOUT"],

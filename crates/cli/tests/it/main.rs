@@ -6,7 +6,9 @@ mod command_line;
 mod ctl;
 mod etcd2;
 mod lifecycle;
+mod migrate;
 mod snet;
+mod standbys;
 mod tls;
 
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_faces::etcd2::peer::ClusterSettings;
+use quorate_models::tree::HISTORY_EVENTS_MAX;
 use quorate_tls::Settings as TlsSettings;
 
 use super::addresses::{Address, AddressError, peer_url};
@@ -71,6 +72,9 @@ pub struct Config {
     pub read_timeout: Duration,
     /// Pass writes on to the leader instead of telling clients where it is.
     pub forward: bool,
+    /// Events that the whole cluster keeps for watchers that begin in the past; `None`: as many as so far, 1,000 in a
+    /// new cluster.
+    pub history_events: Option<u64>,
 }
 
 /// Why settings can't be used.
@@ -95,6 +99,8 @@ pub enum ConfigError {
     Name(String),
     #[error("-name: a name is needed")]
     NoName,
+    #[error("-history-window: at most {max} events are possible")]
+    HistoryWindow { max: u64 },
     #[error("-max-retry-attempts: must be at least 1")]
     NoAttempts,
     #[error("{0}")]
@@ -129,6 +135,7 @@ impl Config {
             cluster: ClusterSettings::default(),
             read_timeout: Duration::from_secs(300),
             forward: false,
+            history_events: None,
         }
     }
 
@@ -142,6 +149,9 @@ impl Config {
         }
         if self.join_attempts == 0 {
             return Err(ConfigError::NoAttempts);
+        }
+        if self.history_events.is_some_and(|events| !(1..=HISTORY_EVENTS_MAX).contains(&events)) {
+            return Err(ConfigError::HistoryWindow { max: HISTORY_EVENTS_MAX });
         }
         if !(ELECTION_TIMEOUT_MIN..=config::ELECTION_TIMEOUT_MAX).contains(&self.election_timeout) {
             return Err(ConfigError::ElectionTimeout {
@@ -282,5 +292,6 @@ mod tests {
             error(|c| c.election_timeout = Duration::from_millis(1)).starts_with("-peer-election-timeout")
         );
         assert!(error(|c| c.join_attempts = 0).starts_with("-max-retry-attempts"));
+        assert!(error(|c| c.history_events = Some(HISTORY_EVENTS_MAX + 1)).starts_with("-history-window"));
     }
 }

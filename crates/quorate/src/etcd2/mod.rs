@@ -16,5 +16,6 @@ pub use config::{Config, ConfigError, TlsFiles};
 pub use discovery::DiscoveryError;
 pub use marker::{Marker, MarkerError};
 pub use quorate_faces::etcd2::peer::ClusterSettings;
+pub(crate) use server::PROTOCOL;
 pub use server::{Ended, Server, StartError, wipe};
 pub use web::WebError;

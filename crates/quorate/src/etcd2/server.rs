@@ -327,6 +327,7 @@ fn handed(plan: &Plan, handle: &Handle) -> Handed {
 fn client_face(plan: &Plan, handle: &Handle) -> Arc<dyn Face> {
     let config = etcd2::Config {
         forward: plan.config.forward,
+        history_events: plan.config.history_events,
         cors_origins: plan.config.cors.clone(),
         request_bytes_max: plan.member.request_bytes_max,
         request_timeout: plan.config.read_timeout,

@@ -3,7 +3,9 @@
 mod contention;
 mod etcd2;
 mod membership;
+mod migration;
 mod secured;
+mod sizes;
 mod v2;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -51,6 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: |tools| tools.python.is_some() && tools.etcd.is_some(),
         run: v2::beside_etcd,
     },
+    Scenario { name: "moved from etcd", needs: |tools| tools.etcd.is_some(), run: migration::from_etcd },
     Scenario { name: "refusals", needs: |tools| tools.go.is_some(), run: refusals },
     Scenario { name: "killed under load", needs: |tools| tools.go.is_some(), run: killed_under_load },
     Scenario {
@@ -64,6 +67,8 @@ pub const SCENARIOS: &[Scenario] = &[
         run: membership::members_changed_under_load,
     },
     Scenario { name: "etcd 0.4 guide", needs: etcd2::has_curl, run: etcd2::clustering_guide },
+    Scenario { name: "sizes", needs: |_| true, run: sizes::as_many_dead_as_may_be },
+    Scenario { name: "four of nine slow", needs: |_| true, run: sizes::at_the_speed_of_the_fastest },
     Scenario { name: "snetd", needs: |tools| tools.go.is_some(), run: storage::snetd },
     Scenario { name: "storage library", needs: |tools| tools.etcdctl.is_some(), run: storage::library },
     Scenario {

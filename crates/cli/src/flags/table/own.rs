@@ -2,7 +2,7 @@
 
 use crate::flags::Flag;
 use crate::flags::Group::Quorate;
-use crate::flags::Kind::{Bool, Text};
+use crate::flags::Kind::{Bool, Text, Uint};
 use crate::flags::Status::Supported;
 
 pub(super) const FLAGS: &[Flag] = &[
@@ -22,6 +22,15 @@ pub(super) const FLAGS: &[Flag] = &[
         "false",
         Supported,
         "While this member leads, learners become voters by themselves once they have caught up.",
+    ),
+    Flag::new(
+        Quorate,
+        "v2-history-window",
+        Uint,
+        "0",
+        Supported,
+        "With --enable-v2: events that the cluster keeps for watchers that begin in the past; 0 leaves it as it is, 1000 \
+         in a new cluster.",
     ),
     Flag::new(
         Quorate,
