@@ -59,22 +59,3 @@ async fn a_server_that_is_joined_goes_on_behind_its_ports_and_its_clients_with_i
     assert!(std::net::TcpListener::bind(ports[0]).is_ok(), "the port is free again");
     host.shutdown().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_removed_says_so() {
-    let (host, joined) = (founder("n1").await, founder("n2").await);
-    let url = format!("http://{}", joined.peer_addrs()[0]);
-    let admitted = host.handle().absorb("n2", &url, true).await.expect("it is admitted");
-    let settled = async {
-        while !host.handle().is_settled(admitted.member) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, settled).await.expect("it has started");
-    host.handle().remove_named("n2").await.expect("removed");
-    let ended = tokio::time::timeout(PATIENCE, joined.stopped()).await.expect("it ends");
-    assert!(ended.removed, "{ended}");
-    assert!(joined.ready().await.expect_err("it has stopped").removed);
-    joined.shutdown().await;
-    host.shutdown().await;
-}
