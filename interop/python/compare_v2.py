@@ -4,6 +4,7 @@ Usage: compare_v2.py REFERENCE_URL OUR_URL [--dialect 04]. Both trees must be ne
 counts. Standard library only.
 """
 
+import base64
 import json
 import re
 import sys
@@ -20,13 +21,18 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 class Server:
     def __init__(self, url):
         self.url = url.rstrip("/")
+        # Who asks where a request does not say.
+        self.who = None
 
-    def ask(self, method, path, form=None, kind=FORM):
+    def ask(self, method, path, form=None, who=None):
         """Status, headers and body of an answer; redirects are not followed."""
         body = None if form is None else form.encode()
         request = urllib.request.Request(self.url + path, data=body, method=method)
         if body is not None:
-            request.add_header("Content-Type", kind)
+            request.add_header("Content-Type", "application/json" if form.startswith("{") else FORM)
+        who = self.who if who is None else who
+        if who:
+            request.add_header("Authorization", who)
         try:
             answer = OPENER.open(request, timeout=15)
         except urllib.error.HTTPError as error:
@@ -82,7 +88,7 @@ def sorted_nodes(value):
         value = {name: sorted_nodes(inner) for name, inner in value.items()}
         if isinstance(value.get("nodes"), list):
             value["nodes"].sort(key=lambda node: node["key"])
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
         value = sorted((sorted_nodes(inner) for inner in value), key=lambda inner: inner.get("key", ""))
     return value
 
@@ -269,6 +275,138 @@ def requests_of_04():
     yield "GET", leader + "/c", None
 
 
+def basic(user, password):
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+ROOT = basic("root", "rootpw")
+BOB = basic("bob", "bobpw")
+
+
+def user(name, **fields):
+    return "PUT", f"/v2/auth/users/{name}", json.dumps({"user": name, **fields})
+
+
+def role(name, **fields):
+    return "PUT", "/v2/auth/roles/" + urllib.parse.quote(name), json.dumps({"role": name, **fields})
+
+
+def kv(read=None, write=None):
+    return {"kv": {"read": read, "write": write}}
+
+
+def changes_of_users():
+    """Users and roles while nobody is asked who they are, and switching that on."""
+    auth = "/v2/auth"
+    for path in ["enable", "users", "users/", "users/none", "roles", "roles/", "roles/none", "roles/root", "", "none"]:
+        yield "GET", f"{auth}/{path}", None
+        yield "POST", f"{auth}/{path}", "{}"
+    yield "GET", auth + "/users/a/b", None
+    yield "GET", auth + "/roles/a%2Fb", None
+    yield "PUT", auth + "/enable", ""
+    yield "DELETE", auth + "/enable", None
+    for body in ["", "{", "[]", "7", '"x"', "{}", '{"user":7}', '{"user":"other"}', '{"user":"alice","roles":"x"}']:
+        yield "PUT", auth + "/users/alice", body
+    for body in ["", "{", "{}", '{"role":"other"}', '{"role":"r","permissions":[]}', '{"role":"r","grant":7}']:
+        yield "PUT", auth + "/roles/r", body
+    yield user("alice")
+    yield user("alice", grant=["r"])
+    yield user("alice", password="", roles=["r"])
+    yield user("alice", password="alicepw")
+    yield user("alice", password="alicepw", roles=["r"])
+    yield user("alice")
+    yield user("alice")
+    yield user("alice", grant=["r", "b", "none"])
+    yield user("alice", grant=["r"])
+    yield user("alice", revoke=["none"])
+    yield user("alice", revoke=["none"])
+    yield user("alice", roles=["r"], grant=["x"])
+    yield user("alice", grant=["x", "x"])
+    yield user("bob", password="bobpw", roles=["z", "a", "r"])
+    yield user("carol", password="p", roles=[])
+    yield user("carol", password="q")
+    yield "PUT", auth + "/users/dora", '{"USER":"dora","Password":"p","extra":{}} trailing'
+    for name in ["alice", "bob", "carol", "dora"]:
+        yield "GET", f"{auth}/users/{name}", None
+    yield "GET", auth + "/users", None
+    yield role("r")
+    yield role("r")
+    yield role("r", grant=kv(read=["/r/*", "/one"]))
+    yield role("r", grant=kv(read=["/one"]))
+    yield role("r", grant=kv(write=["/r/w", "/r/w"]))
+    yield role("r", grant=kv(write=["/r/w"]), revoke=kv(read=["/not"]))
+    yield role("r", revoke=kv(read=["/not"]))
+    yield role("r", revoke=kv(read=["/one"]))
+    yield role("r", grant=kv(read=[]), revoke=kv())
+    yield role("r", permissions=kv(read=["/x"]), grant=kv(read=["/y"]))
+    yield role("none", grant=kv(read=["/y"]))
+    yield role("root")
+    yield role("root", grant=kv(read=["/y"]))
+    yield role("b", permissions=kv(read=["/b*"], write=["/b*", "/a"]))
+    yield role("z", permissions=kv(read=[]))
+    yield role("<&>é", permissions=kv(write=["/<&>"]))
+    for name in ["r", "b", "z", "%3C%26%3E%C3%A9", "root"]:
+        yield "GET", f"{auth}/roles/{name}", None
+    yield "GET", auth + "/roles", None
+    yield "DELETE", auth + "/roles/root", None
+    yield "DELETE", auth + "/roles/%3C%26%3E%C3%A9", None
+    yield "DELETE", auth + "/roles/none", None
+    yield "DELETE", auth + "/users/carol", None
+    yield "DELETE", auth + "/users/none", None
+    yield user("root", password="rootpw")
+    yield user("root", revoke=["root"])
+    yield user("root", grant=["r"])
+    yield "GET", auth + "/users/root", None
+    yield "DELETE", auth + "/users/root", None
+    yield user("root", password="rootpw", roles=["r"])
+    yield "GET", auth + "/users", None
+    yield "PUT", auth + "/enable", ""
+    yield "GET", auth + "/enable", None
+    for who in ["", BOB, basic("none", "x"), basic("root", "x"), "Basic !", "Basic", "Bearer x", ROOT]:
+        yield "PUT", auth + "/enable", "", who
+        for path in ["enable", "users", "users/alice", "roles", "roles/none"]:
+            yield "GET", f"{auth}/{path}", None, who
+    yield "DELETE", auth + "/users/root", None, ROOT
+    yield (*role("guest", permissions=kv(read=["/x"])), ROOT)
+    yield (*role("guest", revoke=kv(read=["/*"], write=["/*"]), grant=kv(read=["/open", "/g/*"])), ROOT)
+    yield (*user("alice", password="alicepw2"), BOB)
+
+
+def requests_of_users():
+    """Who may do what. Nothing here changes users or roles."""
+    keys = "/v2/keys"
+    for path in ["/open", "/g/x", "/r/w", "/r/x", "/b", "/bb/c", "/a"]:
+        yield "PUT", keys + path, form(value="1"), ROOT
+    # Theirs takes its time for each password that it checks.
+    for who in ["", BOB, "Basic !", basic("none", ""), ROOT, basic("bob", "wrong")]:
+        for path in ["", "/", "/open", "/g/", "/r/", "/r/w", "/bb", "/a", "/none"]:
+            yield "GET", keys + path, None, who
+            yield "GET", keys + path + "?recursive=true&sorted=true", None, who
+        yield "HEAD", keys + "/r/w", None, who
+        yield "HEAD", keys + "/none", None, who
+        for path in ["/open", "/r/w", "/r/x", "/b/", "/a"]:
+            yield "PUT", keys + path, form(value="2"), who
+            yield "PUT", keys + path, form(value="3", prevValue="2"), who
+        yield "POST", keys + "/bb", form(value="q"), who
+        yield "DELETE", keys + "/bb?recursive=true", None, who
+        yield "DELETE", keys + "/bb?recursive=maybe", None, who
+        yield "DELETE", keys + "/a?prevValue=3", None, who
+        yield "GET", keys + "/r?wait=true&waitIndex=x", None, who
+        for path in ["/v2/members/leader/x", "/v2/stats/store/x", "/v2/machines/x"]:
+            yield "GET", path, None, who
+        yield "POST", "/v2/members", "{}", who
+        yield "DELETE", "/v2/members/12", None, who
+
+
+def ends_of_users():
+    yield "DELETE", "/v2/auth/enable", None, BOB
+    yield "DELETE", "/v2/auth/enable", None, ROOT
+    yield "DELETE", "/v2/auth/enable", None, ROOT
+    yield "PUT", "/v2/keys/a", form(value="1"), basic("root", "wrong")
+    yield "DELETE", "/v2/auth/users/root", None
+    yield "PUT", "/v2/auth/enable", ""
+
+
 class Comparison:
     def __init__(self, reference, ours):
         self.servers = [reference, ours]
@@ -276,14 +414,14 @@ class Comparison:
         self.differences = 0
 
     def run(self, requests, ignored=()):
-        for method, path, body in requests:
-            theirs, ours = (shown(server.ask(method, path, body)) for server in self.servers)
+        for method, path, body, *who in requests:
+            theirs, ours = (shown(server.ask(method, path, body, *who)) for server in self.servers)
             self.compared += 1
             for name in sorted(set(theirs) | set(ours)):
                 if name in ignored or theirs.get(name) == ours.get(name):
                     continue
                 self.differences += 1
-                print(f"{method} {path} {body or ''}\n  {name}: {theirs.get(name)!r}\n  ours:  {ours.get(name)!r}")
+                print(f"{method} {path} {body or ''} {who}\n  {name}: {theirs.get(name)!r}\n  ours:  {ours.get(name)!r}")
 
 
 def main():
@@ -303,6 +441,16 @@ def main():
         server.ask("DELETE", "/v2/keys/w/a?prevValue=4")
     comparison.run(watches(first), counted)
     comparison.run(requests_of_04() if old else requests_of_2(), counted)
+    if not old:
+        # Here, users and roles move no index of the tree.
+        comparison.run(changes_of_users(), ("x-etcd-index",))
+        for server in comparison.servers:
+            server.who = ROOT
+        level(comparison.servers)
+        for server in comparison.servers:
+            server.who = None
+        comparison.run(requests_of_users())
+        comparison.run(ends_of_users(), ("x-etcd-index", "body"))
     print(f"{comparison.compared} answers compared, {comparison.differences} differences")
     return 1 if comparison.differences else 0
 

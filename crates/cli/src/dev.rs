@@ -14,6 +14,7 @@ use tracing::info;
 use tracing::level_filters::LevelFilter;
 
 use crate::logging::{self, Format};
+use crate::print;
 use crate::process::{self, StopSignals};
 
 pub const USAGE: &str = "\
@@ -63,8 +64,7 @@ struct Options {
 /// Runs the command.
 pub fn main(arguments: &[String]) -> ExitCode {
     if arguments.iter().any(|argument| matches!(argument.as_str(), "-h" | "-help" | "--help")) {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return print::text(USAGE);
     }
     let options = match Options::read(arguments) {
         Ok(options) => options,
@@ -155,7 +155,8 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tokio::select! {
             ready = ready => {
                 ready?;
-                print!("{}", welcome(options, &table));
+                // Who started it may not read on; it runs all the same.
+                let _ = print::text(&welcome(options, &table));
                 info!("ready to serve client requests");
                 signals.next().await;
             }

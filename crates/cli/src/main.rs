@@ -15,6 +15,7 @@ mod flags;
 mod invoked_as;
 mod logging;
 mod migrate;
+mod print;
 mod process;
 mod server;
 mod snet;
@@ -83,10 +84,7 @@ fn main() -> ExitCode {
         "migrate" => migrate::main(rest),
         "completions" => command_tree::completions(rest),
         "man" => command_tree::man(rest),
-        "version" | "--version" | "-version" => {
-            println!("{}", version::text());
-            ExitCode::SUCCESS
-        }
+        "version" | "--version" | "-version" => print::line(&version::text()),
         "help" | "--help" | "-help" | "-h" => help(rest),
         other => misused(&format!("{other:?} is no command of quorate")),
     }
@@ -94,19 +92,18 @@ fn main() -> ExitCode {
 
 fn help(topics: &[String]) -> ExitCode {
     match topics.first().map(String::as_str) {
-        None => print!("{USAGE}"),
-        Some("server") => print!("{}", flags::page()),
-        Some("etcd2") => print!("{}", etcd2::page()),
-        Some("balsa") => print!("{}", balsa::USAGE),
-        Some("dev") => print!("{}", dev::USAGE),
-        Some("ctl") => return ctl::main(&asking_for_help(topics)),
-        Some("cluster") => return cluster::main(&asking_for_help(topics)),
-        Some("migrate") => return migrate::main(&asking_for_help(topics)),
-        Some("completions") => return command_tree::completions(&asking_for_help(topics)),
-        Some("man") => return command_tree::man(&asking_for_help(topics)),
-        Some(other) => return misused(&format!("there is no help on {other:?}")),
+        None => print::text(USAGE),
+        Some("server") => print::text(&flags::page()),
+        Some("etcd2") => print::text(&etcd2::page()),
+        Some("balsa") => print::text(balsa::USAGE),
+        Some("dev") => print::text(dev::USAGE),
+        Some("ctl") => ctl::main(&asking_for_help(topics)),
+        Some("cluster") => cluster::main(&asking_for_help(topics)),
+        Some("migrate") => migrate::main(&asking_for_help(topics)),
+        Some("completions") => command_tree::completions(&asking_for_help(topics)),
+        Some("man") => command_tree::man(&asking_for_help(topics)),
+        Some(other) => misused(&format!("there is no help on {other:?}")),
     }
-    ExitCode::SUCCESS
 }
 
 /// The command line that answers 'help ctl get' is 'ctl get --help'.

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::flags::{self, Notice, Reading, Severity, Values};
 use crate::logging::{self, Format, Rotation};
+use crate::print;
 use crate::process::{self, StopSignals};
 use crate::snet;
 use crate::version;
@@ -18,8 +19,7 @@ use crate::version;
 pub fn main(arguments: &[String], chosen: Option<Notice>) -> ExitCode {
     let flag_values = match flags::read(arguments) {
         Ok(Reading::Help) => {
-            print!("{}", flags::page());
-            return ExitCode::SUCCESS;
+            return print::text(&flags::page());
         }
         Ok(Reading::Values(values)) => values,
         Err(error) => {
@@ -28,8 +28,7 @@ pub fn main(arguments: &[String], chosen: Option<Notice>) -> ExitCode {
         }
     };
     if flag_values.bool("version") {
-        println!("{}", version::text());
-        return ExitCode::SUCCESS;
+        return print::line(&version::text());
     }
     if let Some(file) = snet::file(&flag_values) {
         return snet::main(&file, &flag_values);

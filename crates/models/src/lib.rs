@@ -64,6 +64,8 @@ pub mod tables {
     pub const TREE_ORPHANS: TableId = TableId(0x25);
     /// tree: index, history window, counters. Hashed.
     pub const TREE_META: TableId = TableId(0x26);
+    /// tree: users, roles, and whether clients are asked who they are. Hashed.
+    pub const TREE_AUTH: TableId = TableId(0x27);
     /// member: the cluster's members by id, and what else the member itself replicates. Hashed.
     pub const MEMBERS: TableId = TableId(0x01);
     pub const CLUSTER_META: TableId = TableId(0x02);

@@ -19,6 +19,8 @@ mod planting {
         ExpireTreeEarly,
         /// A compare-and-swap of the tree does not look at the value.
         SwapWithoutCompare,
+        /// A command takes effect though users and roles have changed since it was allowed.
+        SkipAuthRevision,
     }
 
     thread_local! {

@@ -5,6 +5,7 @@
 //! is joined to another cluster goes on there behind the same ports ([`crate::keeper`]).
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use quorate_ids::{ClusterId, MemberId};
 use quorate_member::{Handle, PeerTls, with_callers_log};
 
 use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
+use crate::etcd2::{Marker, MarkerError};
 use crate::keeper::{Keeper, Serves};
 use crate::tls;
 use crate::url::Url;
@@ -33,11 +35,28 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Marker(#[from] MarkerError),
+    #[error(
+        "data-dir: the folder {folder} is of 'quorate {found}', not of 'quorate server': name another one"
+    )]
+    OtherProtocol { folder: String, found: String },
+    #[error(transparent)]
     Member(#[from] quorate_member::StartError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("can't start the thread that keeps the member: {0}")]
     Thread(std::io::Error),
+}
+
+/// A folder that another command's member marked as its own is not this one's to open.
+fn check_folder(folder: Option<&Path>) -> Result<(), StartError> {
+    let Some(folder) = folder else { return Ok(()) };
+    match Marker::read(folder)? {
+        None => Ok(()),
+        Some(marker) => {
+            Err(StartError::OtherProtocol { folder: folder.display().to_string(), found: marker.protocol })
+        }
+    }
 }
 
 /// The member stopped by itself.
@@ -67,7 +86,9 @@ impl Server {
         let plan = config.check()?;
         let client_tls = tls::client(&plan).map_err(ConfigError::from)?;
         let peer_tls = tls::peers(&plan).map_err(ConfigError::from)?;
-        let member = quorate_member::start(member_config(&plan, peer_tls))?;
+        let member_config = member_config(&plan, peer_tls);
+        check_folder(member_config.data_dir.as_deref())?;
+        let member = quorate_member::start(member_config)?;
         let switch = Switch::new(faces(&member.handle(), &plan));
         let serving = listener::serve(listen_config(&plan, client_tls), vec![Arc::new(switch.clone())])?;
         let client_addrs = serving.addrs().to_vec();
@@ -254,6 +275,7 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
             initial_cluster_token: plan.initial_cluster_token.clone(),
             request_bytes_max: plan.request_bytes_max,
             history_events: plan.v2_history_events,
+            client_cert_auth: plan.client_cert_auth,
             ..etcd2::Config::new(Dialect::V2, plan.name.clone())
         };
         faces.push(Arc::new(Etcd2::new(handle.clone(), config)));

@@ -52,6 +52,7 @@ mod planted {
         ("drop-tree-event", Mutant::Models(Models::DropTreeEvent)),
         ("expire-tree-early", Mutant::Models(Models::ExpireTreeEarly)),
         ("swap-without-compare", Mutant::Models(Models::SwapWithoutCompare)),
+        ("skip-auth-revision", Mutant::Models(Models::SkipAuthRevision)),
     ];
 }
 

@@ -81,6 +81,14 @@ impl Acceptor {
     }
 }
 
+/// The common names in the certificate that the other side has shown, which the handshake has checked; none where it
+/// showed none.
+#[must_use]
+pub fn common_names_of<S>(stream: &TlsStream<S>) -> Vec<String> {
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    shown.map(pem::common_names).unwrap_or_default()
+}
+
 /// Ends a connection whose handshake failed, and takes what the other side still sends, within bounds: closing on
 /// unread bytes would reset the connection and could cost the other side the reason.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {

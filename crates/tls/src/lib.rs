@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, common_names_of};
 pub use connect::Connector;
 pub use error::{HandshakeError, TlsError};
 pub use made::SelfSigned;

@@ -11,6 +11,7 @@ use quorate::balsa::{Ended, Node, Sink};
 use tracing::{error, info};
 
 use crate::logging::{self, Format};
+use crate::print;
 use crate::process::{self, StopSignals};
 use crate::version;
 use environment::Environment;
@@ -53,12 +54,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
     match arguments.first().map(String::as_str) {
         None => {}
         Some("-h" | "-help" | "--help") => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
+            return print::text(USAGE);
         }
         Some("-version" | "--version") => {
-            println!("{}", version::text());
-            return ExitCode::SUCCESS;
+            return print::line(&version::text());
         }
         Some(other) => {
             eprintln!("quorate balsa: {other:?} is not known: it takes environment variables, see --help");

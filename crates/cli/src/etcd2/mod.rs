@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use self::values::{SYSTEM_FILE, Values, split_list};
 use crate::flags::{Notice, Severity};
 use crate::logging::{self, Format};
+use crate::print;
 use crate::process::{self, StopSignals};
 
 pub use help::{INTRODUCTION, page, text_of};
@@ -33,12 +34,10 @@ pub fn main(arguments: &[String], chosen: Option<Notice>) -> ExitCode {
         }
     };
     if values.bool("help") || values.bool("h") {
-        print!("{}", page());
-        return ExitCode::SUCCESS;
+        return print::text(&page());
     }
     if values.bool("version") {
-        println!("{}", crate::version::text());
-        return ExitCode::SUCCESS;
+        return print::line(&crate::version::text());
     }
     let settings = config(&values).and_then(|config| {
         config.check()?;

@@ -31,6 +31,34 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_failure_of_what_is_printed() {
+    for arguments in [
+        &["help"][..],
+        &["help", "server"],
+        &["server", "--help"],
+        &["server", "--version"],
+        &["etcd2", "-help"],
+        &["etcd2", "-version"],
+        &["balsa", "--help"],
+        &["balsa", "--version"],
+        &["dev", "--help"],
+        &["version"],
+        &["ctl", "--help"],
+        &["ctl", "get", "--help"],
+        &["cluster", "--help"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = std::process::Command::new(super::binary());
+        let output = command.args(arguments).stdout(writer).output().expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
 fn a_misused_command_line_is_answered_with_usage_and_status_2() {
     for (arguments, expected) in [
         (&[][..], "Usage: quorate COMMAND"),

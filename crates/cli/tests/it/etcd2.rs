@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quorate_interop::{Ca, Process, WAIT_MAX, free_port, http_get, http_send, wait_until};
+use quorate_interop::{Ca, Cluster, Process, WAIT_MAX, free_port, http_get, http_send, wait_until};
 
 use super::tls;
 use super::{binary, quorate, scratch};
@@ -150,6 +150,41 @@ fn called_etcd_it_runs_as_the_etcd_that_flags_and_folder_are_of() {
     // And 'quorate server' takes none of it.
     let (said, _) = failure(&["server", "-peer-addr", "127.0.0.1:1"]);
     assert!(said.contains("flag provided but not defined: -peer-addr"), "{said}");
+}
+
+#[test]
+fn a_folder_of_the_other_command_is_left_alone() {
+    let (_guard, folder) = scratch();
+    let mut machine = Machine::new(&folder, "m1");
+    machine.run(&[]);
+    assert_eq!(machine.put("foo", "bar").0, 201);
+    machine.stop();
+    let mut server = Cluster::plan(binary(), &folder, 1, &[]).expect("a plan");
+    assert_eq!(server.members[0].data_dir, machine.folder);
+    let process = server.members[0].start().expect("started");
+    assert_eq!(process.wait(WAIT_MAX).expect("it ends").code(), Some(1));
+    let said = process.output();
+    let path = machine.folder.display();
+    assert!(
+        said.contains(&format!("the folder {path} is of 'quorate etcd2', not of 'quorate server'")),
+        "{said}"
+    );
+    machine.run(&[]);
+    assert!(machine.holds("foo", "bar"), "nothing was touched");
+    machine.stop();
+
+    let mut cluster = Cluster::plan(binary(), &folder.join("server"), 1, &[]).expect("a plan");
+    cluster.start_all().expect("it serves");
+    cluster.terminate().expect("a clean stop");
+    let mut other = Machine::new(&folder, "m2");
+    other.folder.clone_from(&cluster.members[0].data_dir);
+    for flags in [&[][..], &["-f"]] {
+        assert_eq!(other.start(flags).wait(WAIT_MAX).expect("it ends").code(), Some(1));
+        let said = other.process().output();
+        assert!(said.contains("is of 'quorate server', not of 'quorate etcd2'"), "{said}");
+    }
+    cluster.start_all().expect("its folder is as it was");
+    cluster.terminate().expect("a clean stop");
 }
 
 #[test]

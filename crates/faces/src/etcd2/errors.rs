@@ -20,6 +20,7 @@ pub const NOT_A_DIRECTORY: u16 = 104;
 pub const KEY_EXISTS: u16 = 105;
 pub const ROOT_READ_ONLY: u16 = 107;
 pub const DIRECTORY_NOT_EMPTY: u16 = 108;
+pub const UNAUTHORISED: u16 = 110;
 pub const VALUE_REQUIRED: u16 = 200;
 pub const PREV_VALUE_REQUIRED: u16 = 201;
 pub const TTL_NOT_A_NUMBER: u16 = 202;

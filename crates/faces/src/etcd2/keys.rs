@@ -8,6 +8,7 @@ use quorate_member::{Applied, ModelReply, RequestError};
 use quorate_models::{ModelId, tree};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::auth::{self, Need};
 use super::errors::{
     COMPARE_FAILED, DIRECTORY_NOT_EMPTY, DURING_ELECTION, EVENT_INDEX_CLEARED, Error, INVALID_FIELD,
     INVALID_FORM, KEY_EXISTS, KEY_NOT_FOUND, NOT_A_DIRECTORY, NOT_A_FILE, RAFT_INTERNAL, ROOT_READ_ONLY,
@@ -41,9 +42,10 @@ impl From<tree::TreeError> for Error {
                 Self::new(INVALID_FORM, text).with_status(StatusCode::PAYLOAD_TOO_LARGE)
             }
             E::TtlTooLong { .. } => Self::new(TTL_NOT_A_NUMBER, text),
-            E::Path(_) | E::HistoryWindow { .. } | E::ListingTooLarge { .. } => {
-                Self::new(INVALID_FIELD, text)
-            }
+            E::Path(_)
+            | E::HistoryWindow { .. }
+            | E::ListingTooLarge { .. }
+            | E::TooManyAuthRecords { .. } => Self::new(INVALID_FIELD, text),
             E::Overtaken | E::Unreadable { .. } | E::Import(_) | E::Importing => {
                 Self::new(RAFT_INTERNAL, text)
             }
@@ -255,7 +257,7 @@ impl Thread {
     }
 
     /// Answers a get.
-    pub(super) async fn get(&self, head: &request::Parts, path: tree::Path, get: Get) -> Answer {
+    pub(super) async fn get(&self, head: &request::Parts, path: tree::Path, get: Get, need: &Need) -> Answer {
         if get.consistent
             && let Some(redirect) = self.redirect_to_leader(head, DURING_ELECTION).await?
         {
@@ -264,6 +266,7 @@ impl Thread {
         if get.quorum || get.consistent {
             self.handle().read_index().await.map_err(|error| Error::from(error).at(self.index()))?;
         }
+        self.authorise(head, need).await?;
         let Read { index, event, share } = self.read(path, get.recursive).await?;
         let text = event.text(self.dialect());
         let mut response = Response::new(Body::whole(Bytes::from_owner(Held { text, _share: share })));
@@ -301,6 +304,10 @@ impl Thread {
     /// The same for a command that changes a node: the event, with its values.
     pub(super) async fn change(&self, command: &tree::Command) -> Result<(tree::Event, Applied), Error> {
         let (reply, applied) = self.propose(command).await?;
+        self.changed(reply, applied).await
+    }
+
+    async fn changed(&self, reply: tree::Reply, applied: Applied) -> Result<(tree::Event, Applied), Error> {
         match reply {
             tree::Reply::Changed(event) => {
                 let event = self.loaded(&event).await?;
@@ -310,7 +317,9 @@ impl Thread {
             tree::Reply::Expired { index, .. }
             | tree::Reply::Began { index }
             | tree::Reply::HistoryWindow { index, .. }
-            | tree::Reply::Imported { index } => {
+            | tree::Reply::Imported { index }
+            | tree::Reply::AuthChanged { index, .. }
+            | tree::Reply::Outdated { index, .. } => {
                 Err(Error::new(RAFT_INTERNAL, "the answer is not one of a change").at(index.0))
             }
         }
@@ -329,12 +338,43 @@ impl Thread {
         loaded.map_err(|error| Error::from(error).at(index))
     }
 
+    /// The same on a client's behalf. Where users change on the way, the client is judged anew.
+    async fn change_for(
+        &self,
+        head: &request::Parts,
+        need: &Need,
+        command: tree::Command,
+    ) -> Result<(tree::Event, Applied), Error> {
+        let mut command = Box::new(command);
+        for _ in 0..auth::TRIES_MAX {
+            let authority = self.authorise(head, need).await?;
+            let carried = tree::Command::Authorised { authority, command };
+            let (reply, applied) = self.propose(&carried).await?;
+            if !matches!(reply, tree::Reply::Outdated { .. }) {
+                return self.changed(reply, applied).await;
+            }
+            let tree::Command::Authorised { command: again, .. } = carried else {
+                unreachable!("it was made two lines above")
+            };
+            command = again;
+        }
+        let cause = "users and roles change faster than this can be judged; ask again";
+        Err(Error::new(RAFT_INTERNAL, cause).at(self.index()))
+    }
+
     /// Answers a write.
-    pub(super) async fn write(&self, head: &request::Parts, path: tree::Path, write: Write) -> Answer {
+    pub(super) async fn write(
+        &self,
+        head: &request::Parts,
+        path: tree::Path,
+        write: Write,
+        need: &Need,
+    ) -> Answer {
         if let Some(redirect) = self.redirect_to_leader(head, RAFT_INTERNAL).await? {
             return Ok(redirect);
         }
-        let (event, applied) = self.change(&command(self.dialect(), path, write.change)).await?;
+        let command = command(self.dialect(), path, write.change);
+        let (event, applied) = self.change_for(head, need, command).await?;
         let mut shown = shown(self.dialect(), &event);
         let status = if shown.created() { StatusCode::CREATED } else { StatusCode::OK };
         if write.no_value && !event.action.deletes() {

@@ -9,6 +9,7 @@ use quorate_ids::MemberId;
 use quorate_member::membership::member_id;
 use quorate_member::{Member, MembershipRefusal, MembershipRequest, RequestError};
 
+use super::auth::Need;
 use super::routes::{not_allowed, said};
 use super::{JSON, Thread, form, json, reply, set};
 use crate::listener::Body;
@@ -74,6 +75,10 @@ impl Thread {
     /// Answers `/v2/members` and what is below it.
     pub(super) async fn members(&self, head: &request::Parts, body: Incoming) -> Response<Body> {
         let below = head.uri.path()["/v2/members".len()..].trim_start_matches('/');
+        let changes = [Method::POST, Method::PUT, Method::DELETE].contains(&head.method);
+        if changes && let Err(error) = self.authorise_anew(head, &Need::Root).await {
+            return said(error.status(), &error.cause);
+        }
         let mut response = match head.method {
             Method::GET => self.list_members(below),
             Method::POST if below.is_empty() => self.add_member(head, body).await,

@@ -4,6 +4,7 @@
 //! [`params`] turns a request into a wish, [`json`] and [`errors`] write what comes back; both are pure. No write is
 //! answered before it is committed and applied here.
 
+mod auth;
 mod cluster;
 mod cors;
 mod errors;
@@ -69,6 +70,8 @@ pub struct Config {
     pub request_bytes_max: usize,
     /// How long a client may take to send a request.
     pub request_timeout: Duration,
+    /// A client that says nothing of itself is the user that its certificate names.
+    pub client_cert_auth: bool,
 }
 
 impl Config {
@@ -87,6 +90,7 @@ impl Config {
             initial_cluster_token: "etcd-cluster".to_owned(),
             request_bytes_max: 1536 * 1024,
             request_timeout: Duration::from_secs(300),
+            client_cert_auth: false,
         }
     }
 }
@@ -108,6 +112,7 @@ struct Shared {
     started: SystemTime,
     leadership: cluster::Leadership,
     large_reads: Arc<Semaphore>,
+    passwords: auth::Passwords,
     reads: AtomicU64,
     failed_reads: AtomicU64,
     /// The watchers of each net thread.
@@ -159,6 +164,7 @@ impl Etcd2 {
             started: SystemTime::now(),
             leadership: cluster::Leadership::default(),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            passwords: auth::Passwords::new(),
             reads: AtomicU64::new(0),
             failed_reads: AtomicU64::new(0),
             watchers: Mutex::default(),

@@ -19,6 +19,18 @@ pub enum Wish {
     Write(Write),
 }
 
+impl Wish {
+    /// Whether it is for all that lies below the key.
+    #[must_use]
+    pub fn is_recursive(&self) -> bool {
+        match self {
+            Self::Get(get) => get.recursive,
+            Self::Watch(watch) => watch.recursive,
+            Self::Write(write) => matches!(write.change, Change::Delete { recursive: true, .. }),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Get {
     pub recursive: bool,

@@ -6,6 +6,7 @@ use http::header::{ALLOW, HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 
+use super::auth::Need;
 use super::errors::{Error, INVALID_FORM};
 use super::form::{self, Form, unescape};
 use super::params::{self, Wish};
@@ -30,18 +31,6 @@ pub(super) fn not_allowed(methods: &'static str) -> Response<Body> {
     let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
-}
-
-/// There are no users of the v2 API: it says that authentication is off, and refuses everything else. The status is one
-/// at which clients show the text rather than ask another member.
-fn auth(head: &request::Parts) -> Response<Body> {
-    if head.uri.path() == "/v2/auth/enable" && head.method == Method::GET {
-        return reply(StatusCode::OK, JSON, "{\"enabled\":false}\n");
-    }
-    said(
-        StatusCode::BAD_REQUEST,
-        "auth: users, roles and authentication of the v2 API are not supported; it is open to every client",
-    )
 }
 
 /// What of a path lies below `prefix`, which has no slash at its end.
@@ -81,10 +70,14 @@ impl Thread {
             Ok((wish, keys::path_of(key)?))
         };
         let (wish, path) = asked.await.map_err(|error: Error| self.placed(error))?;
+        let need = Need::of_key(head, key, &path, wish.is_recursive());
         match wish {
-            Wish::Get(get) => self.get(head, path, get).await,
-            Wish::Watch(watch) => self.watch(head, path, watch).await,
-            Wish::Write(write) => self.write(head, path, write).await,
+            Wish::Get(get) => self.get(head, path, get, &need).await,
+            Wish::Watch(watch) => {
+                self.authorise(head, &need).await?;
+                self.watch(head, path, watch).await
+            }
+            Wish::Write(write) => self.write(head, path, write, &need).await,
         }
     }
 
@@ -102,6 +95,11 @@ impl Thread {
         if let Some(key) = below(&path, "/v2/keys") {
             let known = [Method::GET, Method::HEAD, Method::PUT, Method::POST, Method::DELETE];
             return if known.contains(method) { self.keys(head, key, body).await } else { Ok(not_found()) };
+        }
+        // 0.4 has no users. Where a port of 2.x serves the same tree and switched them on, this one is no way around.
+        let touches_keys = ["/v1/keys", "/v1/watch", "/mod/v2", "/v2/speedTest"];
+        if touches_keys.iter().any(|prefix| below(&path, prefix).is_some()) {
+            self.authorise(head, &Need::Root).await?;
         }
         if let Some(key) = below(&path, "/v1/keys") {
             let form = self.form(head, body).await.map_err(|error| self.placed(error))?;
@@ -141,7 +139,7 @@ impl Thread {
     }
 
     /// 2.x says with each answer of its own which cluster it is of.
-    fn of_cluster(&self, mut response: Response<Body>) -> Response<Body> {
+    pub(super) fn of_cluster(&self, mut response: Response<Body>) -> Response<Body> {
         set(response.headers_mut(), "x-etcd-cluster-id", &self.handle().identity().cluster.to_string());
         response
     }
@@ -161,8 +159,8 @@ impl Thread {
         if below(&path, "/v2/members").is_some() {
             return Ok(self.members(head, body).await);
         }
-        if below(&path, "/v2/auth").is_some() {
-            return Ok(self.of_cluster(auth(head)));
+        if let Some(subject) = below(&path, "/v2/auth") {
+            return Ok(self.auth(head, subject, body).await);
         }
         let get = method == Method::GET;
         match head.uri.path() {

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::first_bytes::{self, Rewound, Speaks};
-use super::{Body, ListenConfig, ThreadFace};
+use super::{Body, ClientNames, ListenConfig, ThreadFace};
 
 /// Bytes that a client may send on one stream, and on all of a connection, before we have read them.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -83,8 +83,10 @@ impl Served {
                 return;
             }
         };
+        let names = quorate_tls::common_names_of(&stream);
+        let names = (!names.is_empty()).then(|| ClientNames(names.into()));
         let Some((speaks, bytes)) = self.first(&mut stream, peer).await else { return };
-        self.serve(speaks, Rewound::new(bytes, stream), peer).await;
+        self.serve_client(speaks, Rewound::new(bytes, stream), peer, names).await;
     }
 
     /// Serves a connection from within the process, which has neither TLS nor a socket.
@@ -119,9 +121,17 @@ impl Served {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        self.serve_client(speaks, stream, peer, None).await;
+    }
+
+    /// The same for a client whose certificate has these names.
+    async fn serve_client<S>(self, speaks: Speaks, stream: S, peer: Peer, names: Option<ClientNames>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let ended = match speaks {
-            Speaks::Http2 => self.http2(stream).await,
-            Speaks::Http1 => self.http1(stream).await,
+            Speaks::Http2 => self.http2(stream, names).await,
+            Speaks::Http1 => self.http1(stream, names).await,
             Speaks::Tls | Speaks::Unknown => {
                 tracing::info!(%peer, "closed a connection that speaks neither HTTP/1 nor HTTP/2");
                 Ok(())
@@ -153,7 +163,7 @@ impl Served {
         let _ = tokio::time::timeout(PLAIN_TEXT_TIMEOUT, answer).await;
     }
 
-    async fn http2<S>(self, stream: S) -> Result<(), hyper::Error>
+    async fn http2<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), hyper::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -169,7 +179,7 @@ impl Served {
             .keep_alive_interval(config.keepalive_interval)
             .keep_alive_timeout(config.keepalive_timeout);
         let faces = Arc::clone(&self.faces);
-        let service = service_fn(move |request| answer(Arc::clone(&faces), request));
+        let service = service_fn(move |request| answer(Arc::clone(&faces), names.clone(), request));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut stopping = self.stopping;
         tokio::pin!(connection);
@@ -180,7 +190,7 @@ impl Served {
         connection.await
     }
 
-    async fn http1<S>(self, stream: S) -> Result<(), hyper::Error>
+    async fn http1<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), hyper::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -195,7 +205,7 @@ impl Served {
             .title_case_headers(true)
             .max_buf_size(config.header_bytes_max.max(BUFFER_BYTES_MIN));
         let faces = Arc::clone(&self.faces);
-        let service = service_fn(move |request| answer(Arc::clone(&faces), request));
+        let service = service_fn(move |request| answer(Arc::clone(&faces), names.clone(), request));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut stopping = self.stopping;
         tokio::pin!(connection);
@@ -209,8 +219,12 @@ impl Served {
 
 async fn answer(
     faces: Arc<[Arc<dyn ThreadFace>]>,
-    request: Request<Incoming>,
+    names: Option<ClientNames>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if let Some(names) = names {
+        request.extensions_mut().insert(names);
+    }
     let face = faces.iter().find(|face| face.takes(request.uri().path()));
     Ok(match face {
         Some(face) => face.call(request).await,

@@ -49,6 +49,10 @@ pub trait ThreadFace: Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>) -> Answering;
 }
 
+/// The common names in the certificate that a client has shown: an extension of each of its requests.
+#[derive(Clone, Debug)]
+pub struct ClientNames(pub Arc<[String]>);
+
 /// Ports with TLS.
 #[derive(Clone, Debug)]
 pub struct ListenTls {

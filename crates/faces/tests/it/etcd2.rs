@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A member and its port.
-struct Machine {
+pub(crate) struct Machine {
     running: Option<Running>,
     serving: Option<Serving>,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
 }
 
 impl Machine {
@@ -42,11 +42,11 @@ impl Machine {
         machine
     }
 
-    async fn of(dialect: Dialect) -> Self {
+    pub(crate) async fn of(dialect: Dialect) -> Self {
         Self::alone(Config::new(dialect, "machine1")).await
     }
 
-    fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         self.running.as_ref().expect("it runs")
     }
 
@@ -70,6 +70,15 @@ impl Machine {
         until(&format!("{count} watchers"), async || self.counted("watchers").await == count).await;
     }
 
+    /// Another port for the same member.
+    pub(crate) fn beside(&self, face: Config) -> Serving {
+        let mut listen = ListenConfig::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
+        listen.stop_timeout = Duration::from_millis(100);
+        listen.net_threads = 1;
+        let face = Etcd2::new(self.running().handle(), face);
+        serve(listen, vec![Arc::new(face)]).expect("a free port")
+    }
+
     fn stop(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.stop();
@@ -86,7 +95,7 @@ impl Drop for Machine {
     }
 }
 
-async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     let looking = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -96,14 +105,14 @@ async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
 }
 
 #[derive(Debug)]
-struct Answered {
-    status: u16,
+pub(crate) struct Answered {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answered {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
@@ -118,14 +127,19 @@ fn request(method: &str, path: &str, form: &str) -> String {
 }
 
 async fn ask(addr: SocketAddr, method: &str, path: &str, form: &str) -> Answered {
+    send(addr, &request(method, path, form)).await
+}
+
+/// Sends a request as it is, which closes its connection.
+pub(crate) async fn send(addr: SocketAddr, request: &str) -> Answered {
     let asking = async {
         let mut stream = TcpStream::connect(addr).await.expect("the port is open");
-        stream.write_all(request(method, path, form).as_bytes()).await.expect("sent");
+        stream.write_all(request.as_bytes()).await.expect("sent");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.expect("an answer");
         read(&String::from_utf8(bytes).expect("text"))
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{method} {path}: no answer"))
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no answer to {request}"))
 }
 
 /// Reads an answer; one in chunks is put together.
@@ -305,13 +319,6 @@ async fn keys_are_written_read_and_deleted_as_2_x_does_it() {
             "x=1",
             415,
             r#"{"message":"Bad Content-Type application/x-www-form-urlencoded, accept application/json"}"#,
-        ),
-        (
-            "PUT",
-            "/v2/auth/users/root",
-            "x=1",
-            400,
-            r#"{"message":"auth: users, roles and authentication of the v2 API are not supported; it is open to every client"}"#,
         ),
         ("PATCH", "/v2/keys/foo", "", 405, "Method Not Allowed"),
         ("GET", "/v2/leader", "", 404, "404 page not found"),
@@ -547,6 +554,10 @@ async fn web_pages_of_allowed_origins_may_call() {
 
 /// Three machines, each redirecting or each forwarding.
 async fn three(forward: bool) -> Vec<Machine> {
+    three_of(|name| Config { forward, ..Config::new(Dialect::V04, name) }).await
+}
+
+pub(crate) async fn three_of(face: impl Fn(String) -> Config) -> Vec<Machine> {
     // All are taken at a time, so that no two are the same.
     let taken: Vec<_> =
         (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
@@ -566,8 +577,7 @@ async fn three(forward: bool) -> Vec<Machine> {
                 initial_cluster: (0..3).map(|number| (name(number), peer_url(number))).collect(),
                 ..quorate_member::Config::new(name(number))
             };
-            let face = Config { forward, ..Config::new(Dialect::V04, name(number)) };
-            Machine::start(member, face, ports[3 + number])
+            Machine::start(member, face(name(number)), ports[3 + number])
         })
         .collect();
     for (number, machine) in machines.iter().enumerate() {
@@ -579,7 +589,7 @@ async fn three(forward: bool) -> Vec<Machine> {
 }
 
 /// The places of the leader and of a follower.
-async fn roles(machines: &[Machine]) -> (usize, usize) {
+pub(crate) async fn roles(machines: &[Machine]) -> (usize, usize) {
     let known = |machine: &Machine| machine.running().handle().status();
     let leader = || {
         let leader = machines.iter().position(|machine| known(machine).is_leader)?;

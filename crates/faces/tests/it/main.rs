@@ -2,6 +2,7 @@
 
 mod balsa;
 mod etcd2;
+mod etcd2_auth;
 mod etcd3;
 mod hostile;
 mod limits;

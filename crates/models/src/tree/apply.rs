@@ -14,6 +14,7 @@ use bytes::Bytes;
 use quorate_ids::{ClusterTime, LogIndex, TreeIndex, WallTime};
 use quorate_store::{BODY_BYTES_MAX, Tables};
 
+use super::auth::{self, AuthChange, AuthRevision};
 use super::change::{Change, Content, clean, trim, written};
 use super::command::{Command, Conditions, HISTORY_EVENTS_MAX, ImportedNode, Write};
 use super::history;
@@ -110,11 +111,13 @@ fn counters<'a>(command: &Command, counts: &'a mut Statistics) -> Option<(&'a mu
         Command::CompareAndDelete { .. } => {
             (&mut counts.compare_and_delete_success, &mut counts.compare_and_delete_fail)
         }
+        Command::Authorised { command, .. } => return counters(command, counts),
         Command::Expire { .. }
         | Command::Begin { .. }
         | Command::SetHistoryWindow { .. }
         | Command::Import { .. }
-        | Command::EndImport { .. } => return None,
+        | Command::EndImport { .. }
+        | Command::ChangeAuth { .. } => return None,
     })
 }
 
@@ -168,7 +171,13 @@ impl Tree {
         let position = (!cursor.state.is_empty())
             .then(|| Position::read(&cursor.state).expect("the cursor was written by this model"));
         let mut budget = self.slice_records;
-        let step = match (command, position) {
+        if position.is_none()
+            && let Command::Authorised { authority, .. } = command
+            && let Some(refusal) = self.outdated(tables, authority.revision)
+        {
+            return Step::Done(refusal);
+        }
+        let step = match (command.bare(), position) {
             (_, Some(Position::Changed(index))) => {
                 let event = self.event_under_way(tables, stamps.index, index);
                 self.end(tables, event, budget, cursor)
@@ -185,6 +194,7 @@ impl Tree {
             (Command::Begin { index }, _) => Step::Done(self.begin(tables, *index)),
             (Command::Import { nodes }, _) => Step::Done(self.import(tables, nodes, stamps)),
             (Command::EndImport { index }, _) => self.end_import(tables, *index, &mut budget, cursor),
+            (Command::ChangeAuth { at, change }, _) => Step::Done(self.change_auth(tables, *at, change)),
             (command, _) => match self.change(tables, command, stamps, cursor) {
                 Ok(event) => {
                     self.count(tables, command, true);
@@ -278,7 +288,9 @@ impl Tree {
             | Command::Begin { .. }
             | Command::SetHistoryWindow { .. }
             | Command::Import { .. }
-            | Command::EndImport { .. } => unreachable!("these commands have a way of their own"),
+            | Command::EndImport { .. }
+            | Command::Authorised { .. }
+            | Command::ChangeAuth { .. } => unreachable!("these commands have a way of their own"),
         }
     }
 
@@ -494,6 +506,27 @@ impl Tree {
         self.state = State { index: index.0, first: index.0 + 1, importing: None, ..self.state };
         self.state.write(tables, &mut self.scratch);
         Step::Done(Reply::Imported { index })
+    }
+
+    /// Why a command that was allowed at `revision` is not carried out.
+    fn outdated(&self, tables: &Tables, revision: AuthRevision) -> Option<Reply> {
+        let current = auth::auth_state(tables).revision;
+        let outdated = current != revision && !planted!(SkipAuthRevision);
+        outdated.then(|| Reply::Outdated { index: self.index(), revision: current })
+    }
+
+    fn change_auth(&self, tables: &mut Tables, at: AuthRevision, change: &AuthChange) -> Reply {
+        if let Some(refusal) = self.outdated(tables, at) {
+            return refusal;
+        }
+        let index = self.index();
+        match auth::apply(tables, change) {
+            Some(state) => Reply::AuthChanged { index, revision: state.revision },
+            None => {
+                let error = TreeError::TooManyAuthRecords { max: auth::AUTH_RECORDS_MAX };
+                Reply::Refused { index, error }
+            }
+        }
     }
 
     fn set_window(

@@ -6,6 +6,10 @@
 use bytes::Bytes;
 use quorate_ids::{Term, TreeIndex, WallTime};
 
+use super::auth::{
+    AUTH_LIST_MAX, AUTH_NAME_BYTES_MAX, AUTH_PASSWORD_BYTES_MAX, AUTH_PATTERN_BYTES_MAX, AuthChange,
+    AuthRevision, Authority, Role, User,
+};
 use super::command::{Command, Conditions, IMPORTED_PER_COMMAND_MAX, ImportedNode, NameStyle, Write};
 use super::path::Path;
 use super::rows::bit;
@@ -26,6 +30,18 @@ mod kind {
     pub const SET_HISTORY_WINDOW: u8 = 10;
     pub const IMPORT: u8 = 11;
     pub const END_IMPORT: u8 = 12;
+    pub const AUTHORISED: u8 = 20;
+    pub const CHANGE_AUTH: u8 = 21;
+}
+
+/// Changes of users and roles.
+mod auth_kind {
+    pub const PUT_USER: u8 = 1;
+    pub const REMOVE_USER: u8 = 2;
+    pub const PUT_ROLE: u8 = 3;
+    pub const REMOVE_ROLE: u8 = 4;
+    pub const ENABLE: u8 = 5;
+    pub const DISABLE: u8 = 6;
 }
 
 const WRITE_DIR: u8 = 1;
@@ -116,8 +132,71 @@ pub fn encode(command: &Command) -> Bytes {
             start(kind::END_IMPORT);
             put_varint(&mut out, index.0);
         }
+        Command::Authorised { authority, command } => {
+            start(kind::AUTHORISED);
+            put_varint(&mut out, authority.revision.0);
+            put_optional(&mut out, authority.user.as_ref(), put_text);
+            out.extend_from_slice(&encode(command));
+        }
+        Command::ChangeAuth { at, change } => {
+            start(kind::CHANGE_AUTH);
+            put_varint(&mut out, at.0);
+            encode_auth(&mut out, change);
+        }
     }
     out.into()
+}
+
+fn encode_auth(out: &mut Vec<u8>, change: &AuthChange) {
+    match change {
+        AuthChange::PutUser(user) => {
+            out.push(auth_kind::PUT_USER);
+            put_text(out, &user.name);
+            put_text(out, &user.password);
+            put_optional(out, user.roles.as_ref(), put_texts);
+        }
+        AuthChange::RemoveUser(name) => {
+            out.push(auth_kind::REMOVE_USER);
+            put_text(out, name);
+        }
+        AuthChange::PutRole(role) => {
+            out.push(auth_kind::PUT_ROLE);
+            encode_role(out, role);
+        }
+        AuthChange::RemoveRole(name) => {
+            out.push(auth_kind::REMOVE_ROLE);
+            put_text(out, name);
+        }
+        AuthChange::Enable { role } => {
+            out.push(auth_kind::ENABLE);
+            put_optional(out, role.as_ref(), encode_role);
+        }
+        AuthChange::Disable => out.push(auth_kind::DISABLE),
+    }
+}
+
+fn encode_role(out: &mut Vec<u8>, role: &Role) {
+    put_text(out, &role.name);
+    put_optional(out, role.read.as_ref(), put_texts);
+    put_optional(out, role.write.as_ref(), put_texts);
+}
+
+fn put_optional<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+#[allow(clippy::ptr_arg, reason = "stands beside put_texts")]
+fn put_text(out: &mut Vec<u8>, text: &String) {
+    put_bytes(out, text.as_bytes());
+}
+
+#[allow(clippy::ptr_arg, reason = "what is put is what an option holds")]
+fn put_texts(out: &mut Vec<u8>, texts: &Vec<String>) {
+    put_varint(out, texts.len() as u64);
+    texts.iter().for_each(|text| put_text(out, text));
 }
 
 /// What paths and values take, so that a command is encoded in one allocation.
@@ -130,6 +209,7 @@ fn payload_len(command: &Command) -> usize {
         Command::CompareAndSwap { write, conditions } => of_write(write) + of_conditions(conditions),
         Command::Delete { path, .. } => path.as_bytes().len(),
         Command::CompareAndDelete { path, conditions } => path.as_bytes().len() + of_conditions(conditions),
+        Command::Authorised { command, .. } => payload_len(command),
         Command::Import { nodes } => {
             // Flags, lengths and indexes besides.
             let of_node = |node: &ImportedNode| {
@@ -140,7 +220,8 @@ fn payload_len(command: &Command) -> usize {
         Command::Expire { .. }
         | Command::Begin { .. }
         | Command::SetHistoryWindow { .. }
-        | Command::EndImport { .. } => 0,
+        | Command::EndImport { .. }
+        | Command::ChangeAuth { .. } => 0,
     }
 }
 
@@ -233,6 +314,11 @@ pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
         kind::SET_HISTORY_WINDOW => Command::SetHistoryWindow { events: input.varint("a window")? },
         kind::IMPORT => Command::Import { nodes: input.nodes()? },
         kind::END_IMPORT => Command::EndImport { index: TreeIndex(input.varint("an index")?) },
+        kind::AUTHORISED => return input.authorised(),
+        kind::CHANGE_AUTH => {
+            let at = AuthRevision(input.varint("an auth revision")?);
+            Command::ChangeAuth { at, change: input.auth_change()? }
+        }
         _ => return Err(DecodeError::Unknown { kind, version }),
     };
     match input.reader.bytes.len() {
@@ -317,6 +403,75 @@ impl Input<'_> {
             },
             value: if flags & NODE_DIR == 0 { Some(self.slice("a value")?) } else { None },
         })
+    }
+
+    /// The rest of the input is a command of its own, which changes a node.
+    fn authorised(&mut self) -> Result<Command, DecodeError> {
+        let revision = AuthRevision(self.varint("an auth revision")?);
+        let user = self.optional("a user", |input| input.text(AUTH_NAME_BYTES_MAX, "a user"))?;
+        let rest = self.bytes.slice(self.bytes.len() - self.reader.bytes.len()..);
+        let what = "a command on somebody's behalf";
+        let kind = *rest.first().ok_or(DecodeError::Short { what })?;
+        // Looked at before it is decoded: commands within commands would nest as deep as their bytes allow.
+        if kind == kind::AUTHORISED {
+            return Err(DecodeError::Meaningless { what, value: u64::from(kind) });
+        }
+        let command = decode(&rest)?;
+        if !command.is_change() {
+            return Err(DecodeError::Meaningless { what, value: u64::from(kind) });
+        }
+        Ok(Command::Authorised { authority: Authority { revision, user }, command: Box::new(command) })
+    }
+
+    fn auth_change(&mut self) -> Result<AuthChange, DecodeError> {
+        let what = "a change of users and roles";
+        Ok(match self.byte(what)? {
+            auth_kind::PUT_USER => {
+                let name = self.text(AUTH_NAME_BYTES_MAX, "a user")?;
+                let password = self.text(AUTH_PASSWORD_BYTES_MAX, "a password")?;
+                let roles =
+                    self.optional("roles", |input| input.texts(AUTH_NAME_BYTES_MAX, "a list of roles"))?;
+                AuthChange::PutUser(User { name, password, roles })
+            }
+            auth_kind::REMOVE_USER => AuthChange::RemoveUser(self.text(AUTH_NAME_BYTES_MAX, "a user")?),
+            auth_kind::PUT_ROLE => AuthChange::PutRole(self.role()?),
+            auth_kind::REMOVE_ROLE => AuthChange::RemoveRole(self.text(AUTH_NAME_BYTES_MAX, "a role")?),
+            auth_kind::ENABLE => AuthChange::Enable { role: self.optional("a role", Self::role)? },
+            auth_kind::DISABLE => AuthChange::Disable,
+            value => return Err(DecodeError::Meaningless { what, value: u64::from(value) }),
+        })
+    }
+
+    fn role(&mut self) -> Result<Role, DecodeError> {
+        let name = self.text(AUTH_NAME_BYTES_MAX, "a role")?;
+        let mut patterns =
+            |what| self.optional(what, |input| input.texts(AUTH_PATTERN_BYTES_MAX, "a list of patterns"));
+        Ok(Role { name, read: patterns("patterns to read")?, write: patterns("patterns to write")? })
+    }
+
+    fn optional<T>(
+        &mut self,
+        what: &'static str,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        if self.flags(1, what)? == 0 { Ok(None) } else { read(self).map(Some) }
+    }
+
+    fn text(&mut self, bytes_max: usize, what: &'static str) -> Result<String, DecodeError> {
+        let bytes = self.slice(what)?;
+        let meaningless = DecodeError::Meaningless { what, value: bytes.len() as u64 };
+        if bytes.len() > bytes_max {
+            return Err(meaningless);
+        }
+        String::from_utf8(bytes.to_vec()).map_err(|_| meaningless)
+    }
+
+    fn texts(&mut self, bytes_max: usize, what: &'static str) -> Result<Vec<String>, DecodeError> {
+        let count = self.varint(what)?;
+        if count > AUTH_LIST_MAX as u64 {
+            return Err(DecodeError::Meaningless { what, value: count });
+        }
+        (0..count).map(|_| self.text(bytes_max, what)).collect()
     }
 
     fn conditions(&mut self) -> Result<Conditions, DecodeError> {

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use quorate_ids::{Term, TreeIndex, WallTime};
 
+use super::auth::{AuthChange, AuthRevision, Authority};
 use super::path::Path;
 
 /// Nodes that one [`Command::Expire`] may name as its bound.
@@ -45,6 +46,45 @@ pub enum Command {
     /// The tree is what was imported, and its last change took this index: not before that of any node. There is no
     /// history of what came before.
     EndImport { index: TreeIndex },
+    /// A change of a node on somebody's behalf, allowed by the records of users and roles as of a revision. Those have
+    /// changed since: it is refused unchanged, and whoever carried it judges anew. The command is one that takes an
+    /// index by itself ([`Command::is_change`]).
+    Authorised { authority: Authority, command: Box<Command> },
+    /// Changes users, roles, or whether clients are asked who they are. Changes nothing at another revision than `at`.
+    /// Takes no index of the tree.
+    ChangeAuth { at: AuthRevision, change: AuthChange },
+}
+
+impl Command {
+    /// Whether this changes a node, and nothing else.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Set(_)
+            | Self::Create(_)
+            | Self::CreateInOrder { .. }
+            | Self::Update(_)
+            | Self::CompareAndSwap { .. }
+            | Self::Delete { .. }
+            | Self::CompareAndDelete { .. } => true,
+            Self::Expire { .. }
+            | Self::Begin { .. }
+            | Self::SetHistoryWindow { .. }
+            | Self::Import { .. }
+            | Self::EndImport { .. }
+            | Self::Authorised { .. }
+            | Self::ChangeAuth { .. } => false,
+        }
+    }
+
+    /// The command itself, on whose behalf it may be.
+    #[must_use]
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::Authorised { command, .. } => command,
+            other => other,
+        }
+    }
 }
 
 /// A node of another tree.

@@ -3,11 +3,12 @@
 //! Each successful change takes exactly one index, the model's own; nothing but commands of this model moves it. See
 //! `command` for what can be asked, `reply` for what comes back, `apply` for how commands change the tables, `query`
 //! for reads, `history` for past events, `watch` for live ones, `expiry` for who says when a TTL has run out, `import`
-//! for how another tree's nodes become this one's.
+//! for how another tree's nodes become this one's, `auth` for users and roles.
 //!
 //! `docs/formats/tree-commands.md` and `tree-tables.md` specify the bytes.
 
 mod apply;
+mod auth;
 mod change;
 mod codec;
 mod command;
@@ -24,6 +25,11 @@ mod watch;
 use quorate_store::TableId;
 
 pub use apply::Tree;
+pub use auth::{
+    AUTH_LIST_MAX, AUTH_NAME_BYTES_MAX, AUTH_PASSWORD_BYTES_MAX, AUTH_PATTERN_BYTES_MAX, AUTH_RECORDS_MAX,
+    AuthChange, AuthRevision, AuthState, Authority, Role, User, auth_state, role, role_names, user,
+    user_names,
+};
 pub use codec::{DecodeError, decode, encode};
 pub use command::{
     Command, Conditions, EXPIRED_PER_COMMAND_MAX, HISTORY_EVENTS_MAX, IMPORTED_PER_COMMAND_MAX, ImportedNode,
@@ -37,8 +43,10 @@ pub use reply::{Action, CompareFailure, Event, ImportFault, Node, Reply, Statist
 pub use rows::{HISTORY_EVENTS_DEFAULT, current_index, history_window, statistics};
 pub use watch::{FEED_EVENTS_MAX_DEFAULT, Feed, FeedEvent, TooOld, Watch, WatchId, WatchSet};
 
-use crate::tables::{TREE, TREE_DEADLINES, TREE_DIRS, TREE_EVENTS, TREE_META, TREE_ORPHANS, TREE_VALUES};
+use crate::tables::{
+    TREE, TREE_AUTH, TREE_DEADLINES, TREE_DIRS, TREE_EVENTS, TREE_META, TREE_ORPHANS, TREE_VALUES,
+};
 
 /// The tables that must be equal on all members at one applied index: all of the model's.
-pub const HASHED_TABLES: [TableId; 7] =
-    [TREE, TREE_DIRS, TREE_EVENTS, TREE_VALUES, TREE_DEADLINES, TREE_ORPHANS, TREE_META];
+pub const HASHED_TABLES: [TableId; 8] =
+    [TREE, TREE_DIRS, TREE_EVENTS, TREE_VALUES, TREE_DEADLINES, TREE_ORPHANS, TREE_META, TREE_AUTH];

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use quorate_ids::{TreeIndex, WallTime};
 use quorate_store::Location;
 
+use super::auth::AuthRevision;
 use super::path::{Path, PathError};
 
 /// A value, or where to read it: what an answer carries besides the command's own is read after `apply`.
@@ -112,6 +113,15 @@ pub enum Reply {
     Imported {
         index: TreeIndex,
     },
+    AuthChanged {
+        index: TreeIndex,
+        revision: AuthRevision,
+    },
+    /// Nothing was changed: the records of users and roles are no longer those that allowed the command.
+    Outdated {
+        index: TreeIndex,
+        revision: AuthRevision,
+    },
     Refused {
         index: TreeIndex,
         error: TreeError,
@@ -128,6 +138,8 @@ impl Reply {
             | Self::Began { index }
             | Self::HistoryWindow { index, .. }
             | Self::Imported { index }
+            | Self::AuthChanged { index, .. }
+            | Self::Outdated { index, .. }
             | Self::Refused { index, .. } => *index,
         }
     }
@@ -193,6 +205,8 @@ pub enum TreeError {
     Import(#[from] ImportFault),
     #[error("nodes of another tree are being imported; nothing else changes until that is done")]
     Importing,
+    #[error("there are {max} users or roles already, which is as many as may be")]
+    TooManyAuthRecords { max: u64 },
     #[error("the listing has more than {bytes_max} bytes; read it in parts, directory by directory")]
     ListingTooLarge { bytes_max: usize },
     #[error("the directory changes faster than it can be read; read it in parts")]

@@ -11,7 +11,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "protocol";
+pub(super) const FILE: &str = "protocol";
 const FILE_NEW: &str = "protocol.new";
 
 /// What the file says.

@@ -16,7 +16,7 @@ use quorate_member::{Handle, HttpConnection, JoinConfig, PeerHttp, Running, Stop
 use super::config::{Config, ConfigError, Plan};
 use super::discovery::{Discovery, DiscoveryError, Found};
 use super::machines::{Background, Machine};
-use super::marker::{Marker, MarkerError};
+use super::marker::{self, Marker, MarkerError};
 use crate::server::{listen_config, member_config};
 use crate::tls;
 
@@ -24,6 +24,8 @@ use crate::tls;
 pub(crate) const PROTOCOL: &str = "etcd2";
 /// What a stopped etcd 0.4 leaves in its data folder.
 const FILES_OF_ETCD: [&str; 2] = ["conf", "log"];
+/// Where every member of ours keeps its log, in its data folder.
+const LOG_FOLDER: &str = "wal";
 
 /// Why a machine did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
@@ -219,6 +221,11 @@ fn marked(folder: &Path) -> Result<Vec<String>, StartError> {
             Err(StartError::OtherProtocol { folder: folder.display().to_string(), found: marker.protocol })
         }
         None if is_of_etcd(folder) => Err(StartError::DataOfEtcd { folder: folder.display().to_string() }),
+        // Ours has its marker before its data.
+        None if folder.join(LOG_FOLDER).is_dir() => Err(StartError::OtherProtocol {
+            folder: folder.display().to_string(),
+            found: "server".to_owned(),
+        }),
         None => {
             Marker::new(PROTOCOL).write(folder)?;
             Ok(Vec::new())
@@ -238,7 +245,8 @@ pub fn wipe(folder: &Path) -> Result<(), StartError> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         // Whoever runs on this folder holds the lock: it stays, and so it is noticed.
-        if name == "lock" || name == tls::MADE_FOLDER {
+        // The marker stays, too: where this is cut short, what is left is still known for what it is.
+        if name == "lock" || name == tls::MADE_FOLDER || name == marker::FILE {
             continue;
         }
         let path = entry.path();

@@ -32,6 +32,7 @@ use quorate_models::{ModelId, Stamps};
 use crate::events::EventHash;
 pub use reference::Reference;
 pub use tree::{TreeOracle, TreeWatched};
+pub use tree_reference::Auth;
 pub use watch::Watched;
 
 /// A promise was broken: what, in words.

@@ -32,6 +32,9 @@ pub struct TreeOracle {
 pub struct TreeCounts {
     pub changes: u64,
     pub refused: u64,
+    /// Commands that users and roles had moved on from.
+    pub outdated: u64,
+    pub auth_changes: u64,
     pub reads: u64,
     pub expired: u64,
     pub watch_events: u64,
@@ -59,6 +62,8 @@ impl TreeOracle {
         let events = std::mem::take(&mut self.reference.events);
         self.counts.changes += events.len() as u64;
         self.counts.refused += u64::from(matches!(reply, Reply::Refused { .. }));
+        self.counts.outdated += u64::from(matches!(reply, Reply::Outdated { .. }));
+        self.counts.auth_changes += u64::from(matches!(reply, Reply::AuthChanged { .. }));
         for event in events.values().filter(|event| event.action == Action::Expire) {
             self.counts.expired += 1;
             let ended = event.previous.as_ref().expect("a node that ended was there");
@@ -95,7 +100,7 @@ impl TreeOracle {
         | Command::Create(write)
         | Command::CreateInOrder { write, .. }
         | Command::Update(write)
-        | Command::CompareAndSwap { write, .. }) = command
+        | Command::CompareAndSwap { write, .. }) = command.bare()
         else {
             return;
         };

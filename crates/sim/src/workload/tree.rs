@@ -4,7 +4,10 @@
 
 use bytes::Bytes;
 use quorate_ids::TreeIndex;
-use quorate_models::tree::{Command, Conditions, Get, NameStyle, Node, Path, Value, Write};
+use quorate_models::tree::{
+    AuthChange, AuthRevision, Authority, Command, Conditions, Get, NameStyle, Node, Path, Role, User, Value,
+    Write,
+};
 
 use crate::rng::Rng;
 
@@ -25,6 +28,8 @@ pub struct TreeMix {
     /// Events that history keeps, where the seed sets it.
     window: Option<u64>,
     begins_after: u64,
+    /// Of a thousand changes: those of users and roles, among commands that all name an auth revision. 0: none does.
+    auth_per_mille: u64,
 }
 
 impl TreeMix {
@@ -32,7 +37,9 @@ impl TreeMix {
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x7472_6565);
+        let mut auth_rng = Rng::new(seed ^ 0x6175_7468);
         Self {
+            auth_per_mille: *auth_rng.pick(&[0, 0, 20, 200]),
             per_mille: *rng.pick(&[0, 0, 300, 700]),
             ttl_per_mille: *rng.pick(&[0, 100, 500]),
             window: *rng.pick(&[None, None, Some(5), Some(60)]),
@@ -44,6 +51,10 @@ impl TreeMix {
 /// Draws one client's wishes about the tree.
 pub struct TreeWishes {
     rng: Rng,
+    /// Apart, so that a seed without users and roles is what it was before there were any.
+    auth_rng: Rng,
+    /// The auth revision that this client was told of last.
+    revision: AuthRevision,
     client: usize,
     mix: TreeMix,
     made: u64,
@@ -55,7 +66,8 @@ impl TreeWishes {
     #[must_use]
     pub fn new(seed: u64, client: usize, mix: TreeMix) -> Self {
         let rng = Rng::new(seed ^ 0x7769_7368).fork(client as u64);
-        Self { rng, client, mix, made: 0, last_read: None }
+        let auth_rng = Rng::new(seed ^ 0x7573_6572).fork(client as u64);
+        Self { rng, auth_rng, revision: AuthRevision::default(), client, mix, made: 0, last_read: None }
     }
 
     /// The client was shown these nodes.
@@ -66,6 +78,45 @@ impl TreeWishes {
             {
                 self.last_read = Some((node.path.clone(), value.clone(), node.modified));
             }
+        }
+    }
+
+    /// The client was told of an auth revision.
+    pub fn saw_revision(&mut self, revision: AuthRevision) {
+        self.revision = revision;
+    }
+
+    /// The command as a face would carry it that found `current` in its member's tables; now and then as one that looked
+    /// long ago. Some become changes of users and roles.
+    pub fn carried(&mut self, command: Command, current: AuthRevision) -> Command {
+        if self.mix.auth_per_mille == 0 || !command.is_change() {
+            return command;
+        }
+        let revision = if self.auth_rng.one_in(12) { self.revision } else { current };
+        if self.auth_rng.below(1000) < self.mix.auth_per_mille {
+            return Command::ChangeAuth { at: revision, change: self.auth_change() };
+        }
+        let user = self.auth_rng.one_in(2).then(|| format!("u{}", self.auth_rng.below(3)));
+        Command::Authorised { authority: Authority { revision, user }, command: Box::new(command) }
+    }
+
+    fn auth_change(&mut self) -> AuthChange {
+        let rng = &mut self.auth_rng;
+        let name = format!("{}", rng.below(4));
+        let mut list = |one: &str| {
+            rng.one_in(4).then_some(Vec::new()).or_else(|| {
+                let len = rng.below(4);
+                rng.one_in(2).then(|| (0..len).map(|at| format!("{one}{at}*")).collect())
+            })
+        };
+        let (first, second) = (list("/a"), list("/b"));
+        match rng.below(8) {
+            0..2 => AuthChange::PutUser(User { name, password: "$2b$04$hash".to_owned(), roles: first }),
+            2 => AuthChange::RemoveUser(name),
+            3..5 => AuthChange::PutRole(Role { name, read: first, write: second }),
+            5 => AuthChange::RemoveRole(name),
+            6 => AuthChange::Enable { role: Some(Role { name, read: first, write: second }) },
+            _ => AuthChange::Disable,
         }
     }
 

@@ -384,6 +384,8 @@ impl World {
             ("oracle: writes with unknown outcome", counts.unknown),
             ("oracle: tree changes", tree.changes),
             ("oracle: tree commands refused", tree.refused),
+            ("oracle: tree commands that users and roles had moved on from", tree.outdated),
+            ("oracle: changes of the tree's users and roles", tree.auth_changes),
             ("oracle: tree nodes expired", tree.expired),
             ("oracle: tree reads", tree.reads),
             ("oracle: tree watch events", tree.watch_events),

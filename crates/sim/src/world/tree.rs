@@ -11,7 +11,7 @@ use quorate_store::Store;
 use super::World;
 use super::clients::Pending;
 use super::member::Input;
-use crate::oracle::{Checked, Floor, TreeWatched, Violation, ensure};
+use crate::oracle::{Auth, Checked, Floor, TreeWatched, Violation, ensure};
 use crate::workload::{TreeMix, TreeWish, TreeWishes};
 
 /// Events that a watcher takes at a time.
@@ -50,6 +50,9 @@ impl World {
     ) -> Checked {
         match wish {
             TreeWish::Command(command) => {
+                let running = self.machines[member].running.as_ref().expect("a client asks a running member");
+                let current = tree::auth_state(&running.stages.store.read()).revision;
+                let command = self.clients[client].tree.wishes.carried(command, current);
                 let bytes = tree::encode(&command);
                 self.clients[client].tree.asked = Some(command);
                 self.propose(client, operation, member, ModelId::TREE, bytes)
@@ -80,6 +83,9 @@ impl World {
         let Some(running) = &self.machines[member].running else { return Ok(None) };
         if let Some(command) = self.clients[client].tree.asked.take() {
             self.oracle.tree.answered(&command, &reply, since);
+        }
+        if let Reply::AuthChanged { revision, .. } | Reply::Outdated { revision, .. } = &reply {
+            self.clients[client].tree.wishes.saw_revision(*revision);
         }
         let loaded = match &reply {
             Reply::Changed(event) => {
@@ -181,6 +187,36 @@ impl World {
         Ok(())
     }
 
+    /// A member that stands at the end of the log knows the users and roles that the log made.
+    fn compare_users(&self, member: usize) -> Checked {
+        let Some(running) = &self.machines[member].running else { return Ok(()) };
+        let tables = running.stages.store.read();
+        let state = tree::auth_state(&tables);
+        let known = Auth {
+            revision: state.revision.0,
+            enabled: state.enabled,
+            users: tree::user_names(&tables)
+                .into_iter()
+                .filter_map(|name| tree::user(&tables, &name).map(|user| (name, user)))
+                .collect(),
+            roles: tree::role_names(&tables)
+                .into_iter()
+                .filter_map(|name| tree::role(&tables, &name).map(|role| (name, role)))
+                .collect(),
+        };
+        let expected = &self.oracle.tree.reference().auth;
+        ensure!(
+            known == *expected,
+            "member {member} knows the users and roles\n  {known:?}\nbut the log says\n  {expected:?}"
+        );
+        let counted = (known.users.len() as u64, known.roles.len() as u64);
+        ensure!(
+            counted == (state.users, state.roles),
+            "member {member} counts {state:?} users and roles, but has {counted:?}"
+        );
+        Ok(())
+    }
+
     /// All members stand at one index: each holds the whole tree, and watchers get the rest.
     pub(super) fn compare_trees(&mut self) -> Checked {
         let hidden = Path::clean(b"/_h").expect("a short path");
@@ -188,6 +224,7 @@ impl World {
             if !self.is_judged(member) {
                 continue;
             }
+            self.compare_users(member)?;
             for path in [Path::root(), hidden.clone()] {
                 let get = Get { path, recursive: true, bytes_max: 64 << 20 };
                 self.read_tree(0, member, Some(self.oracle.floor()), &get)?;

@@ -187,9 +187,27 @@ pub fn compare(store: &Store, reference: &Reference) {
         (start, tree::events(&tables, start, usize::MAX).expect("history from its start"))
     };
     assert_eq!(start, reference.history_start());
+    compare_users(store, reference);
     let events: Vec<Event> = events.iter().map(|event| load_event(store, event).expect("values")).collect();
     let expected: Vec<Event> = reference.events.range(start.0..).map(|(_, event)| event.clone()).collect();
     assert_eq!(events, expected);
+}
+
+fn compare_users(store: &Store, reference: &Reference) {
+    let tables = store.read();
+    let state = tree::auth_state(&tables);
+    let auth = &reference.auth;
+    assert_eq!((state.revision.0, state.enabled), (auth.revision, auth.enabled));
+    assert_eq!((state.users, state.roles), (auth.users.len() as u64, auth.roles.len() as u64));
+    assert!(tree::user_names(&tables).iter().eq(auth.users.keys()));
+    assert!(tree::role_names(&tables).iter().eq(auth.roles.keys()));
+    for (name, user) in &auth.users {
+        assert_eq!(tree::user(&tables, name).as_ref(), Some(user));
+    }
+    for (name, role) in &auth.roles {
+        assert_eq!(tree::role(&tables, name).as_ref(), Some(role));
+    }
+    assert_eq!((tree::user(&tables, "none"), tree::role(&tables, "none")), (None, None));
 }
 
 pub fn path_of(text: &str) -> Path {

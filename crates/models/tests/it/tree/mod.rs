@@ -1,5 +1,6 @@
 //! The tree model as its users see it.
 
+mod auth;
 mod importing;
 mod machine;
 mod model;

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_ids::{Term, TreeIndex, WallTime};
-use quorate_models::tree::{self, Command, Conditions, ImportedNode, NameStyle, Path, Write};
+use quorate_models::tree::{
+    self, AuthChange, AuthRevision, Authority, Command, Conditions, ImportedNode, NameStyle, Path, Role,
+    User, Write,
+};
 
 use super::machine::{Machine, compare, read};
 
@@ -83,6 +86,42 @@ fn end_import() -> impl Strategy<Value = Command> {
     (0..30u64).prop_map(|index| Command::EndImport { index: TreeIndex(index) })
 }
 
+fn names(one: &'static str) -> impl Strategy<Value = Option<Vec<String>>> {
+    prop::option::of(prop::collection::vec(one, 0..4))
+}
+
+fn auth_change() -> impl Strategy<Value = AuthChange> {
+    let name = || "[a-c]{0,2}";
+    let role = || {
+        (name(), names("/[xy*]{0,2}"), names("/[xy*]{0,2}")).prop_map(|(name, read, write)| Role {
+            name,
+            read,
+            write,
+        })
+    };
+    prop_oneof![
+        3 => (name(), "[.$]{0,4}", names("[a-c]{0,2}"))
+            .prop_map(|(name, password, roles)| AuthChange::PutUser(User { name, password, roles })),
+        1 => name().prop_map(AuthChange::RemoveUser),
+        3 => role().prop_map(AuthChange::PutRole),
+        1 => name().prop_map(AuthChange::RemoveRole),
+        1 => prop::option::of(role()).prop_map(|role| AuthChange::Enable { role }),
+        1 => Just(AuthChange::Disable),
+    ]
+}
+
+/// Commands that name an auth revision. Few fit: the first ones at least.
+fn on_behalf() -> impl Strategy<Value = Command> {
+    let revision = || (0..4u64).prop_map(AuthRevision);
+    prop_oneof![
+        (revision(), auth_change()).prop_map(|(at, change)| Command::ChangeAuth { at, change }),
+        (revision(), prop::option::of("[a-c]{1,2}"), write()).prop_map(|(revision, user, write)| {
+            let command = Box::new(Command::Set(write));
+            Command::Authorised { authority: Authority { revision, user }, command }
+        }),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let style = prop::sample::select(vec![NameStyle::Plain, NameStyle::Padded]);
     prop_oneof![
@@ -102,6 +141,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (0..12u64).prop_map(|events| Command::SetHistoryWindow { events }),
         1 => import(),
         1 => end_import(),
+        4 => on_behalf(),
     ]
 }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use quorate_ids::{TreeIndex, WallTime};
 use quorate_models::Stamps;
 use quorate_models::tree::{
-    Action, Command, CompareFailure, Conditions, Event, HISTORY_EVENTS_DEFAULT, HISTORY_EVENTS_MAX,
-    ImportFault, ImportedNode, NameStyle, Node, Path, Reply, Statistics, TreeError, Value, Write,
+    Action, AuthChange, AuthRevision, Command, CompareFailure, Conditions, Event, HISTORY_EVENTS_DEFAULT,
+    HISTORY_EVENTS_MAX, ImportFault, ImportedNode, NameStyle, Node, Path, Reply, Role, Statistics, TreeError,
+    User, Value, Write,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -39,6 +40,35 @@ pub struct Reference {
     /// Every event that ever was.
     pub events: BTreeMap<u64, Event>,
     pub statistics: Statistics,
+    pub auth: Auth,
+}
+
+/// Users and roles.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Auth {
+    pub revision: u64,
+    pub enabled: bool,
+    pub users: BTreeMap<String, User>,
+    pub roles: BTreeMap<String, Role>,
+}
+
+impl Auth {
+    fn apply(&mut self, change: &AuthChange) {
+        self.revision += 1;
+        match change.clone() {
+            AuthChange::PutUser(user) => drop(self.users.insert(user.name.clone(), user)),
+            AuthChange::RemoveUser(name) => drop(self.users.remove(&name)),
+            AuthChange::PutRole(role) => drop(self.roles.insert(role.name.clone(), role)),
+            AuthChange::RemoveRole(name) => drop(self.roles.remove(&name)),
+            AuthChange::Enable { role } => {
+                self.enabled = true;
+                if let Some(role) = role {
+                    self.roles.entry(role.name.clone()).or_insert(role);
+                }
+            }
+            AuthChange::Disable => self.enabled = false,
+        }
+    }
 }
 
 impl Default for Reference {
@@ -53,6 +83,7 @@ impl Default for Reference {
             importing: None,
             events: BTreeMap::new(),
             statistics: Statistics::default(),
+            auth: Auth::default(),
         }
     }
 }
@@ -116,6 +147,16 @@ impl Reference {
     }
 
     pub fn apply(&mut self, command: &Command, stamps: &Stamps) -> Reply {
+        let named = match command {
+            Command::Authorised { authority, .. } => Some(authority.revision),
+            Command::ChangeAuth { at, .. } => Some(*at),
+            _ => None,
+        };
+        let revision = AuthRevision(self.auth.revision);
+        if named.is_some_and(|named| named != revision) {
+            return Reply::Outdated { index: self.index(), revision };
+        }
+        let command = command.bare();
         let changes = !matches!(
             command,
             Command::Expire { .. }
@@ -123,6 +164,7 @@ impl Reference {
                 | Command::SetHistoryWindow { .. }
                 | Command::Import { .. }
                 | Command::EndImport { .. }
+                | Command::ChangeAuth { .. }
         );
         if changes && self.importing.is_some() {
             self.count(command, false);
@@ -177,6 +219,14 @@ impl Reference {
                 let ended = self.end_import(*index);
                 return self.imported(ended);
             }
+            Command::ChangeAuth { change, .. } => {
+                self.auth.apply(change);
+                return Reply::AuthChanged {
+                    index: self.index(),
+                    revision: AuthRevision(self.auth.revision),
+                };
+            }
+            Command::Authorised { .. } => unreachable!("a command on somebody's behalf is no other such"),
         };
         self.count(command, outcome.is_ok());
         match outcome {
