@@ -6,6 +6,7 @@
 //	interop verify -endpoints a,b,c -in FILE   each acknowledged put is there, and all members agree
 //	interop snetd  -endpoints a,b,c            what snet-daemon's storage does, until standard input closes
 //	interop bulk   -endpoints a,b,c -n N       many puts with compaction going on
+//	interop v2     -endpoints a,b,c [-old]     the v2 API, on each member in turn; -old: that of etcd 0.4
 //	interop contend -endpoints a,b,c           locks, elections, leases and watches until standard input closes
 //
 // With -cacert, -cert and -key it uses TLS, and shows a certificate of its own.
@@ -35,11 +36,12 @@ type options struct {
 	valueBytes   int
 	workers      int
 	compactEvery int
+	old          bool
 }
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend, snetd"))
+		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend, snetd, v2"))
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	endpoints := flags.String("endpoints", "127.0.0.1:2379", "client addresses, comma-separated")
@@ -50,6 +52,7 @@ func main() {
 	flags.IntVar(&o.valueBytes, "value-bytes", 1024, "size of a value")
 	flags.IntVar(&o.workers, "workers", 16, "puts in flight")
 	flags.IntVar(&o.compactEvery, "compact-every", 20000, "puts between two compactions")
+	flags.BoolVar(&o.old, "old", false, "the members speak the v2 API as etcd 0.4 does")
 	var files transport.TLSInfo
 	flags.StringVar(&files.TrustedCAFile, "cacert", "", "file with the certificates to trust")
 	flags.StringVar(&files.CertFile, "cert", "", "file with the client's certificate")
@@ -66,7 +69,7 @@ func main() {
 
 	run, known := map[string]func(options) error{
 		"smoke": smoke, "refuse": refuse, "load": load, "verify": verify, "bulk": bulk,
-		"contend": contend, "snetd": snetd,
+		"contend": contend, "snetd": snetd, "v2": v2,
 	}[os.Args[1]]
 	if !known {
 		fail(fmt.Errorf("%q is no subcommand", os.Args[1]))

@@ -39,7 +39,7 @@ pub const SOURCES: &[Source] = &[
         fetch: etcdctl_distro,
     },
     Source { flag: "--aetcd", name: "python aetcd", lacks: no_python, fetch: aetcd },
-    Source { flag: "--node", name: "npm etcd3", lacks: no_node, fetch: node },
+    Source { flag: "--node", name: "npm etcd3 and node-etcd", lacks: no_node, fetch: node },
     Source { flag: "--rust", name: "rust etcd-client", lacks: nothing, fetch: rust },
 ];
 
@@ -209,7 +209,7 @@ fn no_node() -> Option<String> {
     (!is_there("node") || !is_there("npm")).then(|| "no node or no npm".to_owned())
 }
 
-/// A folder with npm's `etcd3`.
+/// A folder with npm's `etcd3` and `node-etcd`.
 fn node(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     let folder = scratch.join("node");
     std::fs::create_dir_all(&folder)?;

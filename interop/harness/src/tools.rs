@@ -25,7 +25,7 @@ pub struct Tools {
     pub etcdctl_distro: Option<PathBuf>,
     /// A Python interpreter that has `aetcd`.
     pub aetcd: Option<PathBuf>,
-    /// A folder with npm's `etcd3` below.
+    /// A folder with npm's `etcd3` and `node-etcd` below.
     pub node: Option<PathBuf>,
     /// The built program of `interop/rust`.
     pub rust: Option<PathBuf>,
