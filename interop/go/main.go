@@ -7,6 +7,8 @@
 //	interop snetd  -endpoints a,b,c            what snet-daemon's storage does, until standard input closes
 //	interop bulk   -endpoints a,b,c -n N       many puts with compaction going on
 //	interop v2     -endpoints a,b,c [-old]     the v2 API, on each member in turn; -old: that of etcd 0.4
+//	interop chaos  -endpoints a,b,c -out FILE  reads, writes and watches until standard input closes, then judged; FILE
+//	                                           gets the history if something is wrong with it
 //	interop contend -endpoints a,b,c           locks, elections, leases and watches until standard input closes
 //
 // With -cacert, -cert and -key it uses TLS, and shows a certificate of its own.
@@ -26,6 +28,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 type options struct {
@@ -41,7 +44,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, contend, snetd, v2"))
+		fail(fmt.Errorf("a subcommand is needed: smoke, refuse, load, verify, bulk, chaos, contend, snetd, v2"))
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	endpoints := flags.String("endpoints", "127.0.0.1:2379", "client addresses, comma-separated")
@@ -69,7 +72,7 @@ func main() {
 
 	run, known := map[string]func(options) error{
 		"smoke": smoke, "refuse": refuse, "load": load, "verify": verify, "bulk": bulk,
-		"contend": contend, "snetd": snetd, "v2": v2,
+		"chaos": chaos, "contend": contend, "snetd": snetd, "v2": v2,
 	}[os.Args[1]]
 	if !known {
 		fail(fmt.Errorf("%q is no subcommand", os.Args[1]))
@@ -88,13 +91,25 @@ func fail(err error) {
 var secured *tls.Config
 
 func dial(endpoints ...string) (*clientv3.Client, error) {
+	return dialWith(nil, endpoints)
+}
+
+// dialSoon is dial, with a client that soon tries a member again that was down.
+func dialSoon(endpoints ...string) (*clientv3.Client, error) {
+	soon := backoff.DefaultConfig
+	soon.BaseDelay, soon.MaxDelay = 100*time.Millisecond, time.Second
+	option := grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: 2 * time.Second})
+	return dialWith([]grpc.DialOption{option}, endpoints)
+}
+
+func dialWith(more []grpc.DialOption, endpoints []string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints:   endpoints,
 		TLS:         secured,
 		DialTimeout: 10 * time.Second,
 		Logger:      zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
-			grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(256<<20))},
+		DialOptions: append(more, grpc.WithDefaultCallOptions(
+			grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(256<<20))),
 		MaxCallSendMsgSize: 64 << 20,
 	})
 }

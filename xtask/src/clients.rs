@@ -41,6 +41,7 @@ pub const SOURCES: &[Source] = &[
     Source { flag: "--aetcd", name: "python aetcd", lacks: no_python, fetch: aetcd },
     Source { flag: "--node", name: "npm etcd3 and node-etcd", lacks: no_node, fetch: node },
     Source { flag: "--rust", name: "rust etcd-client", lacks: nothing, fetch: rust },
+    Source { flag: "--faketime", name: "libfaketime", lacks: no_debian, fetch: faketime },
 ];
 
 impl Source {
@@ -82,12 +83,16 @@ fn etcd(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     debian(job, scratch, "etcd-server", "etcd")
 }
 
-/// A program of one of Debian's packages.
-fn debian(job: &mut Job, scratch: &Path, package: &str, program: &str) -> anyhow::Result<PathBuf> {
-    let folder = scratch.join(program);
-    let program = folder.join("usr/bin").join(program);
-    if program.is_file() {
-        return Ok(program);
+/// The library that moves a process's clock.
+fn faketime(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    debian(job, scratch, "libfaketime", "libfaketimeMT.so.1")
+}
+
+/// A file of one of Debian's packages.
+fn debian(job: &mut Job, scratch: &Path, package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let folder = scratch.join(name);
+    if let Some(path) = find(&folder, name) {
+        return Ok(path);
     }
     let apt = scratch.join("apt");
     let packages = apt.join("packages");
@@ -102,8 +107,16 @@ fn debian(job: &mut Job, scratch: &Path, package: &str, program: &str) -> anyhow
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get download left no package")?;
     job.run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&folder))?;
-    anyhow::ensure!(program.is_file(), "the package holds no {}", program.display());
-    Ok(program)
+    find(&folder, name).with_context(|| format!("the package holds no {name}"))
+}
+
+/// The file of that name, in `folder` or below.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries.map(|entry| entry.path()).partition(|path| path.is_dir());
+    let found = files.into_iter().find(|path| path.file_name().is_some_and(|found| found == name));
+    found.or_else(|| folders.iter().find_map(|below| find(below, name)))
 }
 
 /// Options that keep apt's lists and caches in `folder`, which the machine's own may lack or hold too old.
@@ -169,12 +182,14 @@ fn no_go() -> Option<String> {
 fn go(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     let folder = scratch.join("go");
     let program = folder.join("client");
+    let source = root().join("interop/go");
     // Go notes things about itself under XDG_CONFIG_HOME, and reads the machine's settings from there.
     let settings = output(Command::new("go").args(["env", "GOENV"]))?;
-    job.run(
-        Command::new("go")
-            .current_dir(root().join("interop/go"))
-            .env("GOENV", settings)
+    let go = |arguments: &[&str]| {
+        let mut command = Command::new("go");
+        command
+            .current_dir(&source)
+            .env("GOENV", &settings)
             .env("XDG_CONFIG_HOME", folder.join("config"))
             .env("GOPATH", folder.join("path"))
             .env("GOMODCACHE", folder.join("modules"))
@@ -183,10 +198,12 @@ fn go(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
             .env("GOTOOLCHAIN", "local")
             .env("GOWORK", "off")
             .env("CGO_ENABLED", "0")
-            .args(["build", "-o"])
-            .arg(&program)
-            .arg("."),
-    )?;
+            .args(arguments);
+        command
+    };
+    job.run(go(&["build", "-o"]).arg(&program).arg("."))?;
+    // What judges histories is seen to find what is wrong with some.
+    job.run(&mut go(&["test", "."]))?;
     Ok(program)
 }
 

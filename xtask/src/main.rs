@@ -22,6 +22,8 @@ Usage: cargo xtask TASK
 Tasks:
   test [--only STEP]    run the steps below in order; stop at the first that fails
   sim [OPTIONS]         run the simulator; 'cargo xtask sim --help' lists its options
+  chaos [OPTIONS]       faults on real processes while other projects' clients work: --seconds N, --seed N, --members N,
+                        --network auto|namespaces|proxies, --other-binary PATH (members swap between the two)
   bench compare [OPTIONS]
                         measure Quorate beside Debian's etcd; --quick (default) or --full
   deny                  check licences, bans and sources of all dependencies
@@ -54,6 +56,7 @@ fn run(words: &[&str]) -> anyhow::Result<bool> {
             test(std::slice::from_ref(step))
         }
         ["sim", options @ ..] => simulate(options),
+        ["chaos", options @ ..] => steps::chaos(options),
         ["bench", words @ ..] => bench::bench(words),
         ["deny"] => test(&[steps::DENY]),
         ["steps"] => {

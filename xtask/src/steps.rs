@@ -1,6 +1,8 @@
 //! The steps of `cargo xtask test`, in their order.
 
-use std::process::Command;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use crate::clients::{Client, SOURCES};
 use crate::command::{Job, cargo, is_there, output, root, target};
@@ -142,31 +144,64 @@ fn processes(job: &mut Job) -> anyhow::Result<Outcome> {
 }
 
 fn clients(job: &mut Job) -> anyhow::Result<Outcome> {
+    let fetched = fetch_clients(job, false)?;
+    if fetched.flags.is_empty() {
+        return Ok(Outcome::Skipped(fetched.missing.join("; ")));
+    }
+    build_checked(job)?;
+    job.run(fetched.command().args(&fetched.flags))?;
+    let mut told = vec![job.tail(1)];
+    told.extend(fetched.missing.iter().map(|why| format!("without {why}")));
+    Ok(Outcome::Passed(told.join("; ")))
+}
+
+/// The clients that are there, as the scenarios' program wants them.
+struct Fetched {
+    flags: Vec<OsString>,
+    /// What is not there, and why.
+    missing: Vec<String>,
+    scratch: PathBuf,
+}
+
+/// `for_chaos`: with what moves clocks, too.
+fn fetch_clients(job: &mut Job, for_chaos: bool) -> anyhow::Result<Fetched> {
     let scratch = target().join("interop");
     std::fs::create_dir_all(&scratch)?;
-    let mut missing = Vec::new();
-    let mut command = program("quorate-interop");
-    command.arg("--binary").arg(target().join("checked/quorate"));
-    command.arg("--folder").arg(scratch.join("scratch"));
-    for source in SOURCES {
+    let mut fetched = Fetched { flags: Vec::new(), missing: Vec::new(), scratch: scratch.join("scratch") };
+    for source in SOURCES.iter().filter(|source| for_chaos || source.flag != "--faketime") {
         match source.get(job, &scratch)? {
-            Client::At(path) => {
-                command.arg(source.flag).arg(path);
-            }
+            Client::At(path) => fetched.flags.extend([source.flag.into(), path.into()]),
             Client::Missing(why) => {
                 job.note(&format!("skipped: {why}"))?;
-                missing.push(why);
+                fetched.missing.push(why);
             }
         }
     }
-    if missing.len() == SOURCES.len() {
-        return Ok(Outcome::Skipped(missing.join("; ")));
+    Ok(fetched)
+}
+
+impl Fetched {
+    fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|given| given == flag)
     }
-    build_checked(job)?;
-    job.run(&mut command)?;
-    missing.iter_mut().for_each(|why| why.insert_str(0, "without "));
-    missing.insert(0, job.tail(1));
-    Ok(Outcome::Passed(missing.join("; ")))
+
+    /// The scenarios' program with the binary and a folder.
+    fn command(&self) -> Command {
+        let mut command = program("quorate-interop");
+        command.arg("--binary").arg(target().join("checked/quorate")).arg("--folder").arg(&self.scratch);
+        command
+    }
+}
+
+/// Runs chaos alone, with what it prints shown as it comes.
+pub fn chaos(options: &[&str]) -> anyhow::Result<bool> {
+    let mut job = Job::open("chaos")?;
+    let fetched = fetch_clients(&mut job, true)?;
+    anyhow::ensure!(fetched.has("--go"), "no Go client: {}", fetched.missing.join("; "));
+    build_checked(&mut job)?;
+    let mut command = fetched.command();
+    command.arg("chaos").args(&fetched.flags).args(options).stdin(Stdio::null());
+    Ok(command.status()?.success())
 }
 
 fn check_dependencies(job: &mut Job) -> anyhow::Result<Outcome> {

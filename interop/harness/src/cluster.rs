@@ -21,10 +21,29 @@ pub struct Member {
     /// `host:port` for peers.
     pub peer: String,
     pub data_dir: PathBuf,
-    binary: PathBuf,
+    /// What is run; another one may be put here between two runs.
+    pub binary: PathBuf,
+    /// What the process finds in its environment, besides the search path.
+    pub environment: Vec<(String, String)>,
+    /// A command and its arguments that run the binary, if it is not run by itself.
+    launcher: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
     process: Option<Process>,
+}
+
+/// Where a member lives.
+#[derive(Clone, Debug)]
+pub struct Home {
+    /// `host:port` for clients.
+    pub client: String,
+    /// `host:port` at which the other members reach it.
+    pub peer: String,
+    /// `host:port` at which it listens for them, which may be behind something that changes the traffic.
+    pub peer_listen: String,
+    pub data_dir: PathBuf,
+    /// A command and its arguments in front of the binary; empty: none.
+    pub launcher: Vec<String>,
 }
 
 impl Member {
@@ -36,8 +55,16 @@ impl Member {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.launcher.split_first() {
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         command.arg("server").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -88,6 +115,18 @@ impl Member {
         .with_context(|| last)
     }
 
+    /// The id of the process, while there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// All that its processes have logged so far.
+    #[must_use]
+    pub fn logged(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)
     }
@@ -127,24 +166,38 @@ pub struct Cluster {
 impl Cluster {
     /// Lays out `size` members with data under `folder`, on free ports. Nothing is started.
     pub fn plan(binary: &Path, folder: &Path, size: usize, flags: &[&str]) -> anyhow::Result<Self> {
+        let homes: Vec<Home> = (1..=size)
+            .map(|number| {
+                let peer = format!("127.0.0.1:{}", free_port());
+                Home {
+                    client: format!("127.0.0.1:{}", free_port()),
+                    peer_listen: peer.clone(),
+                    peer,
+                    data_dir: folder.join(format!("m{number}")),
+                    launcher: Vec::new(),
+                }
+            })
+            .collect();
+        Self::plan_at(binary, folder, &homes, flags)
+    }
+
+    /// Lays out a member for each home; what they log goes to `folder`. Nothing is started.
+    pub fn plan_at(binary: &Path, folder: &Path, homes: &[Home], flags: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let names: Vec<String> = (1..=size).map(|number| format!("m{number}")).collect();
-        let peers: Vec<String> = names.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let names: Vec<String> = (1..=homes.len()).map(|number| format!("m{number}")).collect();
         let founders: Vec<String> =
-            names.iter().zip(&peers).map(|(name, peer)| format!("{name}=http://{peer}")).collect();
+            names.iter().zip(homes).map(|(name, home)| format!("{name}=http://{}", home.peer)).collect();
         let members = names
             .iter()
-            .zip(&peers)
-            .map(|(name, peer)| {
-                let client = format!("127.0.0.1:{}", free_port());
-                let data_dir = folder.join(name);
+            .zip(homes)
+            .map(|(name, home)| {
                 let mut arguments: Vec<String> = [
                     ("--name", name.clone()),
-                    ("--data-dir", data_dir.display().to_string()),
-                    ("--listen-peer-urls", format!("http://{peer}")),
-                    ("--initial-advertise-peer-urls", format!("http://{peer}")),
-                    ("--listen-client-urls", format!("http://{client}")),
-                    ("--advertise-client-urls", format!("http://{client}")),
+                    ("--data-dir", home.data_dir.display().to_string()),
+                    ("--listen-peer-urls", format!("http://{}", home.peer_listen)),
+                    ("--initial-advertise-peer-urls", format!("http://{}", home.peer)),
+                    ("--listen-client-urls", format!("http://{}", home.client)),
+                    ("--advertise-client-urls", format!("http://{}", home.client)),
                     ("--initial-cluster", founders.join(",")),
                 ]
                 .into_iter()
@@ -153,10 +206,12 @@ impl Cluster {
                 arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
                 Member {
                     name: name.clone(),
-                    client,
-                    peer: peer.clone(),
-                    data_dir,
+                    client: home.client.clone(),
+                    peer: home.peer.clone(),
+                    data_dir: home.data_dir.clone(),
                     binary: binary.to_owned(),
+                    environment: Vec::new(),
+                    launcher: home.launcher.clone(),
                     arguments,
                     log: folder.join(format!("{name}.log")),
                     process: None,

@@ -13,10 +13,28 @@ pub fn get(addr: &str, path: &str) -> anyhow::Result<(u16, String)> {
     send(addr, "GET", path, "")
 }
 
+/// Gets `path` from `addr`, where neither the connection nor a pause in the answer may take longer than `timeout`.
+pub fn get_within(addr: &str, path: &str, timeout: Duration) -> anyhow::Result<(u16, String)> {
+    let stream = TcpStream::connect_timeout(&addr.parse()?, timeout)
+        .with_context(|| format!("cannot connect to {addr}"))?;
+    stream.set_read_timeout(Some(timeout))?;
+    exchange(stream, addr, "GET", path, "")
+}
+
 /// Sends a request with a form, or with nothing in it; returns status and body.
 pub fn send(addr: &str, method: &str, path: &str, form: &str) -> anyhow::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
+    let stream = TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
+    exchange(stream, addr, method, path, form)
+}
+
+fn exchange(
+    mut stream: TcpStream,
+    addr: &str,
+    method: &str,
+    path: &str,
+    form: &str,
+) -> anyhow::Result<(u16, String)> {
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n")?;
     if !form.is_empty() {
         write!(

@@ -13,8 +13,8 @@ mod process;
 mod slow;
 
 pub use ca::Ca;
-pub use cluster::{Cluster, Member};
-pub use http::{get as http_get, send as http_send};
+pub use cluster::{Cluster, Home, Member};
+pub use http::{get as http_get, get_within as http_get_within, send as http_send};
 pub use machine::Machine;
 pub use ports::{free_port, free_ports};
 pub use process::{Process, WAIT_MAX, wait_until};

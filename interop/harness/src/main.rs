@@ -3,9 +3,11 @@
 //! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--etcd PATH] [--python PATH] [--go PATH]
 //! [--etcdctl-distro PATH] [--aetcd PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
 //! [--contention-minutes N] [--sizes 1,2,3]`. A scenario whose client is not given is listed as skipped. The last line counts.
+//! `quorate-interop chaos` is told in `chaos/mod.rs`.
 
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod scenarios;
 mod storage;
 mod tools;
@@ -18,7 +20,11 @@ use scenarios::SCENARIOS;
 use tools::Tools;
 
 fn main() -> ExitCode {
-    match run() {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let chaotic = arguments.next_if(|first| first == "chaos").is_some();
+    let ended = options(arguments)
+        .and_then(|options| if chaotic { chaos::run(&options.chaos()) } else { run(options) });
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -32,12 +38,24 @@ struct Options {
     tools: Tools,
     folder: PathBuf,
     only: Option<String>,
+    seconds: u64,
+    seed: Option<u64>,
+    members: Option<usize>,
+    network: String,
 }
 
-fn options() -> anyhow::Result<Options> {
+impl Options {
+    fn chaos(self) -> chaos::Options {
+        let Self { tools, folder, only: _, seconds, seed, members, network } = self;
+        chaos::Options { tools, folder, seconds, seed, members, network }
+    }
+}
+
+fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Options> {
+    const CHAOS_SECONDS: u64 = 60;
     let mut tools = Tools::default();
     let (mut folder, mut only) = (None, None);
-    let mut arguments = std::env::args().skip(1);
+    let (mut seconds, mut seed, mut members, mut network) = (CHAOS_SECONDS, None, None, "auto".to_owned());
     while let Some(flag) = arguments.next() {
         let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{flag} needs a value"))?;
         match flag.as_str() {
@@ -59,6 +77,12 @@ fn options() -> anyhow::Result<Options> {
                 tools.sizes = sizes.collect::<Result<_, _>>()?;
                 anyhow::ensure!(tools.sizes.iter().all(|size| *size > 0), "--sizes: a cluster has a machine");
             }
+            "--faketime" => tools.faketime = Some(value.into()),
+            "--other-binary" => tools.other_binary = Some(value.into()),
+            "--seconds" => seconds = value.parse()?,
+            "--seed" => seed = Some(value.parse()?),
+            "--members" => members = Some(value.parse()?),
+            "--network" => network = value,
             "--only" => only = Some(value),
             "--bulk" => tools.bulk_puts = value.parse()?,
             _ => anyhow::bail!("{flag} is not known"),
@@ -66,11 +90,14 @@ fn options() -> anyhow::Result<Options> {
     }
     let folder = folder.ok_or_else(|| anyhow::anyhow!("--folder is needed"))?;
     anyhow::ensure!(tools.binary.is_file(), "--binary {} is no file", tools.binary.display());
-    Ok(Options { tools, folder, only })
+    if let Some(other) = &tools.other_binary {
+        anyhow::ensure!(other.is_file(), "--other-binary {} is no file", other.display());
+    }
+    Ok(Options { tools, folder, only, seconds, seed, members, network })
 }
 
-fn run() -> anyhow::Result<bool> {
-    let Options { tools, folder, only } = options()?;
+fn run(options: Options) -> anyhow::Result<bool> {
+    let Options { tools, folder, only, .. } = options;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for scenario in SCENARIOS {
         if only.as_ref().is_some_and(|only| !scenario.name.contains(only.as_str())) {

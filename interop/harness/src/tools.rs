@@ -29,6 +29,10 @@ pub struct Tools {
     pub node: Option<PathBuf>,
     /// The built program of `interop/rust`.
     pub rust: Option<PathBuf>,
+    /// The library that moves a process's clock.
+    pub faketime: Option<PathBuf>,
+    /// Another build of the binary under test, of another version perhaps.
+    pub other_binary: Option<PathBuf>,
     /// Puts of the scenario in which a member falls far behind.
     pub bulk_puts: usize,
     /// How long members are killed and paused under locks, leases and watches.
@@ -53,6 +57,8 @@ impl Default for Tools {
             aetcd: None,
             node: None,
             rust: None,
+            faketime: None,
+            other_binary: None,
             bulk_puts: BULK_PUTS_DEFAULT,
             contention: CONTENTION_DEFAULT,
             sizes: SIZES_DEFAULT.to_vec(),
@@ -94,7 +100,7 @@ impl Tools {
             for line in out.lines().map_while(Result::ok) {
                 match line.strip_prefix("acquired ").and_then(|number| number.parse().ok()) {
                     Some(number) => count.store(number, Ordering::Relaxed),
-                    None => rest.push_str(&line),
+                    None => rest.push_str(&format!("{line}\n")),
                 }
             }
             rest
@@ -191,7 +197,7 @@ impl Contention {
         let reader = self.reader.take().context("read once")?;
         let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         anyhow::ensure!(status.success(), "the clients ended with {status}: {text}");
-        Ok(text)
+        Ok(text.trim_end().to_owned())
     }
 }
 

@@ -46,15 +46,17 @@ pub fn members_changed_under_load(tools: &Tools, scratch: &Path) -> anyhow::Resu
 
 /// Adds a member through the first, and starts it with what etcdctl says.
 fn add(tools: &Tools, cluster: &mut Cluster, newcomer: usize, learner: bool) -> anyhow::Result<()> {
-    add_through(tools, cluster, newcomer, 0, learner)
+    add_through(tools, cluster, newcomer, 0, learner, &|_| ())
 }
 
+/// `started` is called once the newcomer's process runs, before it serves.
 fn add_through(
     tools: &Tools,
     cluster: &mut Cluster,
     newcomer: usize,
     through: usize,
     learner: bool,
+    started: &dyn Fn(&Cluster),
 ) -> anyhow::Result<()> {
     let endpoint = cluster.members[through].client.clone();
     let member = &mut cluster.members[newcomer];
@@ -78,6 +80,8 @@ fn add_through(
         .trim_matches('"')
         .to_owned();
     member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
+    started(cluster);
+    let member = &mut cluster.members[newcomer];
     member.wait_ready()?;
     if learner {
         let id = id_of(tools, &endpoint, &member.name)?;
@@ -143,8 +147,22 @@ fn replace_wiped(
     if member.data_dir.exists() {
         std::fs::remove_dir_all(&member.data_dir)?;
     }
-    add_through(tools, cluster, wiped, through, false)?;
+    add_through(tools, cluster, wiped, through, false, &|_| ())?;
     load.wait_for(PUTS_BETWEEN).context("after it was replaced")
+}
+
+/// Removes a member, takes its data away and adds it again. `started` is called once its new process runs.
+pub fn replace(
+    tools: &Tools,
+    cluster: &mut Cluster,
+    place: usize,
+    through: usize,
+    started: &dyn Fn(&Cluster),
+) -> anyhow::Result<()> {
+    remove(tools, cluster, place, through).context("removing it")?;
+    std::fs::remove_dir_all(&cluster.members[place].data_dir).context("its data")?;
+    let learner = place.is_multiple_of(2);
+    add_through(tools, cluster, place, through, learner, started).context("adding it again")
 }
 
 /// The members as `--initial-cluster` wants them.

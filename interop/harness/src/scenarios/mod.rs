@@ -2,7 +2,7 @@
 
 mod contention;
 mod etcd2;
-mod membership;
+pub mod membership;
 mod migration;
 mod secured;
 mod sizes;
