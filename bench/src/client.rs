@@ -42,11 +42,22 @@ pub enum Rpc {
     Range,
     Txn,
     Status,
+    Watch,
+    LeaseGrant,
+    LeaseKeepAlive,
 }
 
 impl Rpc {
-    const COUNT: usize = 4;
-    const ALL: [Self; Self::COUNT] = [Self::Put, Self::Range, Self::Txn, Self::Status];
+    const COUNT: usize = 7;
+    const ALL: [Self; Self::COUNT] = [
+        Self::Put,
+        Self::Range,
+        Self::Txn,
+        Self::Status,
+        Self::Watch,
+        Self::LeaseGrant,
+        Self::LeaseKeepAlive,
+    ];
 
     fn path(self) -> &'static str {
         match self {
@@ -54,6 +65,9 @@ impl Rpc {
             Self::Range => "/etcdserverpb.KV/Range",
             Self::Txn => "/etcdserverpb.KV/Txn",
             Self::Status => "/etcdserverpb.Maintenance/Status",
+            Self::Watch => "/etcdserverpb.Watch/Watch",
+            Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
+            Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
         }
     }
 }
@@ -145,6 +159,17 @@ impl Connection {
         Ok(answer)
     }
 
+    /// Opens a stream with its first request, and waits until it is answered in part.
+    pub async fn stream(&mut self, method: Rpc, request: Bytes) -> Result<Stream, CallError> {
+        let (response, mut requests) = self.start(method).await?;
+        requests.send_data(request, false).map_err(|source| self.broken(source))?;
+        let (headers, answers) = self.response_head(response).await?;
+        if headers.contains_key("grpc-status") {
+            self.check_status(&headers)?;
+        }
+        Ok(Stream { connection: self.clone(), requests, answers, received: BytesMut::new() })
+    }
+
     async fn start(&mut self, method: Rpc) -> Result<(ResponseFuture, h2::SendStream<Bytes>), CallError> {
         let ready = poll_fn(|context| self.sender.poll_ready(context)).await;
         ready.map_err(|source| self.broken(source))?;
@@ -187,6 +212,47 @@ impl Connection {
 
     fn malformed(&self, what: &'static str) -> CallError {
         CallError::Malformed { endpoint: self.endpoint.clone(), what }
+    }
+}
+
+/// A call that goes on: requests and answers as they come.
+pub struct Stream {
+    connection: Connection,
+    requests: h2::SendStream<Bytes>,
+    answers: RecvStream,
+    received: BytesMut,
+}
+
+impl Stream {
+    /// One more request.
+    pub fn send(&mut self, request: Bytes) -> Result<(), CallError> {
+        self.requests.send_data(request, false).map_err(|source| self.connection.broken(source))
+    }
+
+    /// The next answer; the end of the stream is an error.
+    pub async fn next(&mut self) -> Result<Bytes, CallError> {
+        loop {
+            if let Some(length) = message_length(&self.received)
+                && self.received.len() >= PREFIX_BYTES + length
+            {
+                self.received.advance(PREFIX_BYTES);
+                return Ok(self.received.split_to(length).freeze());
+            }
+            match self.answers.data().await {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(|source| self.connection.broken(source))?;
+                    // A failure here means that the stream is over; then the next poll says so.
+                    self.answers.flow_control().release_capacity(chunk.len()).ok();
+                    self.received.extend_from_slice(&chunk);
+                }
+                None => {
+                    let trailers = self.answers.trailers().await;
+                    let trailers = trailers.map_err(|source| self.connection.broken(source))?;
+                    self.connection.check_status(&trailers.unwrap_or_default())?;
+                    return Err(self.connection.malformed("the stream ended"));
+                }
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, End, System};
+use crate::fanout;
 use crate::load::{self, Load, Outcome, Pace, Until};
 use crate::workload::{FILL_BATCH, Kind, Operation, Order, Workload};
 
@@ -20,6 +21,16 @@ const CLIENTS: [usize; 3] = [1, 64, 640];
 const CONNECTIONS_MAX: usize = 64;
 const FILL_CLIENTS: usize = 8;
 const RANGE_LIMIT: u32 = 100;
+/// Clients of open loops: enough that none is waited for.
+const OPEN_CLIENTS: usize = 256;
+/// Rates of open loops, which both systems can keep up with on a small machine.
+const OPEN_PUTS_PER_SECOND: [f64; 2] = [500.0, 2000.0];
+const OPEN_GETS_PER_SECOND: f64 = 2000.0;
+/// Watchers on each member, beside one writer.
+const WATCHERS: [usize; 2] = [10, 100];
+/// Etcd refuses writes at 2 GiB by default, which overwritten values of a million keys reach; this is the most that it
+/// does not warn of.
+const QUOTA_BYTES: u64 = 8 << 30;
 /// What is flushed late is on disk by then.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -77,8 +88,10 @@ struct Figures(Vec<(String, &'static str, Better, f64)>);
 
 /// Runs all rounds. `folder` is created, and removed at the end.
 pub fn compare(quorate: PathBuf, etcd: PathBuf, folder: &Path, extent: Extent) -> anyhow::Result<Report> {
-    let quorate = System { name: "quorate", program: quorate, leading: vec!["server".to_owned()] };
-    let etcd = System { name: "etcd", program: etcd, leading: Vec::new() };
+    let quota = format!("--quota-backend-bytes={QUOTA_BYTES}");
+    let leading = vec!["server".to_owned(), quota.clone()];
+    let quorate = System { name: "quorate", program: quorate, leading };
+    let etcd = System { name: "etcd", program: etcd, leading: vec![quota] };
     let versions = [&quorate, &etcd]
         .into_iter()
         .map(|system| Ok((system.name, version(system)?)))
@@ -138,13 +151,27 @@ fn measure(system: &System, folder: &Path, extent: Extent, round: u64) -> anyhow
         [("put", Operation::Put), ("linearizable get", get(false)), ("serializable get", get(true))]
     {
         for clients in CLIENTS {
-            point(&cluster, extent, round, (name, operation, clients), &mut figures)?;
+            let pace = Pace::Closed;
+            point(&cluster, extent, round, &Point { name, operation, clients, pace }, &mut figures)?;
         }
     }
     let range = Operation::PrefixRange { limit: RANGE_LIMIT, serializable: false };
-    point(&cluster, extent, round, ("range of 100 keys", range, 64), &mut figures)?;
     let mixed = Operation::Mixed { read_percent: 80, serializable: false };
-    point(&cluster, extent, round, ("80 % get, 20 % put", mixed, 64), &mut figures)?;
+    for (name, operation) in [("range of 100 keys", range), ("80 % get, 20 % put", mixed)] {
+        let of = Point { name, operation, clients: 64, pace: Pace::Closed };
+        point(&cluster, extent, round, &of, &mut figures)?;
+    }
+    let puts = OPEN_PUTS_PER_SECOND.map(|rate| ("put", Operation::Put, rate));
+    for (name, operation, requests_per_second) in
+        puts.into_iter().chain([("linearizable get", get(false), OPEN_GETS_PER_SECOND)])
+    {
+        let pace = Pace::Open { requests_per_second };
+        let of = Point { name, operation, clients: OPEN_CLIENTS, pace };
+        point(&cluster, extent, round, &of, &mut figures)?;
+    }
+    for watchers in WATCHERS {
+        fan_out(&cluster, extent, round, watchers, &mut figures)?;
+    }
     let follower = cluster.endpoints()?.pop().context("a cluster has members")?;
     for (end, how) in [(End::Stop, "clean stop"), (End::Kill, "kill -9")] {
         let one = cluster.restart_one(&follower, end)?;
@@ -179,37 +206,83 @@ pub fn check(outcome: &Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is measured at a time.
+struct Point<'a> {
+    name: &'a str,
+    operation: Operation,
+    clients: usize,
+    pace: Pace,
+}
+
+impl Point<'_> {
+    fn told(&self) -> String {
+        let (name, clients) = (self.name, self.clients);
+        let plural = if clients == 1 { "" } else { "s" };
+        match self.pace {
+            Pace::Closed => format!("{name}, {clients} client{plural}"),
+            Pace::Open { requests_per_second } => format!("{name}, {requests_per_second:.0} due a second"),
+        }
+    }
+}
+
 fn point(
     cluster: &Cluster,
     extent: Extent,
     seed: u64,
-    (name, operation, clients): (&str, Operation, usize),
+    of: &Point<'_>,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let workload = Workload::new(operation, Order::Random, extent.keys, VALUE_SIZE_BYTES, seed);
+    let workload = Workload::new(of.operation, Order::Random, extent.keys, VALUE_SIZE_BYTES, seed);
     let load = Load {
-        clients,
-        connections: clients.min(CONNECTIONS_MAX),
+        clients: of.clients,
+        connections: of.clients.min(CONNECTIONS_MAX),
         threads: 1,
-        pace: Pace::Closed,
+        pace: of.pace,
         warm_up: extent.warm_up,
         until: Until::Elapsed(extent.point),
     };
     let (outcome, before, after) = load::run(&load, &cluster.endpoints()?, &workload, || cluster.cpu_time())?;
-    check(&outcome).with_context(|| format!("{name}, {clients} clients"))?;
-    let plural = if clients == 1 { "" } else { "s" };
-    let what = |figure: &str| format!("{name}, {clients} client{plural}: {figure}");
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 answers")]
-    let cpu_us = (after? - before?).as_secs_f64() * 1e6 / outcome.answers as f64;
-    figures.add(what("throughput"), "/s", Better::More, outcome.rate());
+    check(&outcome).with_context(|| of.told())?;
+    let what = |figure: &str| format!("{}: {figure}", of.told());
+    // At a rate, what is answered is what is asked.
+    if of.pace == Pace::Closed {
+        figures.add(what("throughput"), "/s", Better::More, outcome.rate());
+    }
     for (kind, prefix) in [(Kind::Read, "read "), (Kind::Write, "write ")] {
         let Some(quantiles) = outcome.latencies.of(kind) else { continue };
-        let prefix = if matches!(operation, Operation::Mixed { .. }) { prefix } else { "" };
+        let prefix = if matches!(of.operation, Operation::Mixed { .. }) { prefix } else { "" };
         figures.add(what(&format!("{prefix}p50")), "us", Better::Less, quantiles.p50_us);
         figures.add(what(&format!("{prefix}p99")), "us", Better::Less, quantiles.p99_us);
     }
-    figures.add(what("server CPU per operation"), "us", Better::Less, cpu_us);
+    let cpu = after?.saturating_sub(before?);
+    figures.add(what("server CPU per operation"), "us", Better::Less, micros_each(cpu, outcome.answers));
     Ok(())
+}
+
+fn fan_out(
+    cluster: &Cluster,
+    extent: Extent,
+    seed: u64,
+    watchers: usize,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let workload = Workload::new(Operation::Put, Order::Random, extent.keys, VALUE_SIZE_BYTES, seed);
+    let told = format!("1 writer, {watchers} watchers on each member");
+    let got = fanout::run(&cluster.endpoints()?, watchers, &workload, extent.point, || cluster.cpu_time())
+        .with_context(|| told.clone())?;
+    let cpu = got.after?.saturating_sub(got.before?);
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 events")]
+    let rate = |count: u64| count as f64 / got.elapsed.as_secs_f64();
+    figures.add(format!("{told}: puts"), "/s", Better::More, rate(got.puts));
+    figures.add(format!("{told}: events delivered"), "/s", Better::More, rate(got.events));
+    let each = micros_each(cpu, got.events);
+    figures.add(format!("{told}: server CPU per delivered event"), "us", Better::Less, each);
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 operations")]
+fn micros_each(time: Duration, count: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / count.max(1) as f64
 }
 
 impl Figures {

@@ -5,7 +5,9 @@
 mod client;
 mod cluster;
 mod compare;
+mod fanout;
 mod latency;
+mod leases;
 mod load;
 mod soak;
 mod usage;
@@ -38,6 +40,8 @@ enum Command {
     Compare(CompareOptions),
     /// Keep three members under steady load for a long time, and draw latencies, memory and disk.
     Soak(SoakOptions),
+    /// Grant many leases, keep them alive under load, and let them run out.
+    Leases(LeasesOptions),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -110,6 +114,12 @@ struct CompareOptions {
     quick: bool,
     #[arg(long)]
     rounds: Option<u64>,
+    /// Keys, instead of those that --quick or --full say.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    keys: Option<u64>,
+    /// Seconds a point, likewise; a fifth of it is not measured, before.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Where data folders go while the comparison runs.
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,
@@ -146,11 +156,33 @@ struct SoakOptions {
     folder: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct LeasesOptions {
+    /// The `quorate` binary.
+    #[arg(long)]
+    quorate: PathBuf,
+    /// An `etcd` binary, to do the same with.
+    #[arg(long)]
+    etcd: Option<PathBuf>,
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    leases: u64,
+    /// Seconds that a lease lives after it was kept alive.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(2..=3600))]
+    ttl: i64,
+    /// Every so many leases hold a key, by which their end is seen.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    key_of_each: u64,
+    /// Where data folders go.
+    #[arg(long, default_value = "target/bench")]
+    folder: PathBuf,
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Compare(options) => compare(options),
         Command::Soak(options) => soak(options),
+        Command::Leases(options) => leases(options),
     }
 }
 
@@ -226,6 +258,12 @@ fn compare(options: CompareOptions) -> anyhow::Result<()> {
     let mut extent = if options.full { Extent::FULL } else { Extent::QUICK };
     extent.rounds = options.rounds.unwrap_or(extent.rounds);
     anyhow::ensure!(extent.rounds > 0, "--rounds: at least 1");
+    extent.keys = options.keys.unwrap_or(extent.keys);
+    if let Some(seconds) = options.seconds {
+        anyhow::ensure!((0.1..=3600.0).contains(&seconds), "--seconds: 0.1 to 3600");
+        extent.point = Duration::from_secs_f64(seconds);
+        extent.warm_up = extent.point / 5;
+    }
     let folder = std::path::absolute(options.folder.join(format!("compare-{}", std::process::id())))?;
     let result = compare::compare(options.quorate, options.etcd, &folder, extent);
     if result.is_ok() {
@@ -269,5 +307,20 @@ fn soak(options: SoakOptions) -> anyhow::Result<()> {
     let rows = soak::soak(&system, &folder, &what, &output)?;
     std::fs::remove_dir_all(&folder)?;
     println!("{} windows; {} and {}", rows.len(), output.csv.display(), output.plot.display());
+    Ok(())
+}
+
+fn leases(options: LeasesOptions) -> anyhow::Result<()> {
+    let folder = std::path::absolute(options.folder.join(format!("leases-{}", std::process::id())))?;
+    let what =
+        leases::Leases { leases: options.leases, ttl_seconds: options.ttl, key_of_each: options.key_of_each };
+    let quorate = System { name: "quorate", program: options.quorate, leading: vec!["server".to_owned()] };
+    let etcd = options.etcd.map(|program| System { name: "etcd", program, leading: Vec::new() });
+    for system in [Some(quorate), etcd].into_iter().flatten() {
+        let figures = leases::run(&system, &folder.join(system.name), &what)?;
+        println!("{}: {} leases of {} s", system.name, options.leases, options.ttl);
+        figures.iter().for_each(|(what, unit, value)| println!("  {what}: {value:.1} {unit}"));
+    }
+    std::fs::remove_dir_all(&folder)?;
     Ok(())
 }

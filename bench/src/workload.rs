@@ -216,9 +216,17 @@ impl Prepared {
                     Err("a transaction without conditions failed".to_owned())
                 }
             }
-            Rpc::Put | Rpc::Status => Ok(()),
+            Rpc::Put | Rpc::Status | Rpc::Watch | Rpc::LeaseGrant | Rpc::LeaseKeepAlive => Ok(()),
         }
     }
+}
+
+/// The range that all keys lie in.
+#[must_use]
+pub fn all_keys() -> (Bytes, Bytes) {
+    let mut end = KEY_PREFIX.as_bytes().to_vec();
+    *end.last_mut().expect("a prefix is not empty") += 1;
+    (Bytes::from_static(KEY_PREFIX.as_bytes()), end.into())
 }
 
 /// The key with a number: 16 bytes.
