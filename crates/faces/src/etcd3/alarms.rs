@@ -41,7 +41,7 @@ impl Alarms {
         if known.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
             let tables = handle.store().read();
             let raised = keys::alarms(&tables);
-            let (_, live_bytes) = tables.record_bytes();
+            let (_, live_bytes) = keys::data_bytes(&tables);
             drop(tables);
             let any = |kind| raised.iter().any(|(_, alarm)| *alarm == kind);
             *known = Known {

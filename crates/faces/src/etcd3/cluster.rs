@@ -51,7 +51,8 @@ impl Thread {
 
     pub(super) async fn member_add(&self, request: pb::MemberAddRequest) -> Result<Answer, Status> {
         check_urls(&request.peer_ur_ls)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        // Finer than etcd's seconds: the same URLs, added twice within one, are then refused for what they are.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let id = member_id(&request.peer_ur_ls, &self.shared.config.initial_cluster_token, Some(now));
         let add = MembershipRequest::Add {
             id,

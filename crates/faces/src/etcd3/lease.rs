@@ -10,9 +10,11 @@ use hyper::body::Incoming;
 use quorate_ids::MemberId;
 use quorate_member::LeaseAnswer;
 use quorate_models::keys::{Command, Reply, lease_keys, leases};
+use quorate_models::tables::LEASES;
 use quorate_wire::etcdserverpb as pb;
 
 use super::Thread;
+use super::budget::Taken;
 use super::call::Answer;
 use super::errors::{Code, LEASE_TTL_TOO_LARGE, Status};
 use super::grpc::{self, Messages};
@@ -24,6 +26,8 @@ use crate::listener::{Body, outgoing};
 const TTL_SECONDS_MAX: i64 = 9_000_000_000;
 /// Leases or keys looked at under one hold of the store's lock.
 const SLICE: usize = 256;
+/// What a lease takes in an answer that lists it: as a number, and in the message.
+const LISTED_LEASE_BYTES: usize = 24;
 /// Answers that wait for one client; it is not listened to meanwhile.
 const KEEP_ALIVES_QUEUED_BYTES_MAX: usize = 64 * 1024;
 
@@ -93,23 +97,32 @@ impl Thread {
             response.ttl = i64::try_from(remaining_nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX);
             response.granted_ttl = ttl_seconds;
             if request.keys {
-                response.keys = self.attached(request.id).await;
+                let (keys, taken) = self.attached(request.id).await?;
+                response.keys = keys;
+                response.header = Some(self.header_now());
+                return Ok(Answer::held(&response, taken));
             }
         }
         response.header = Some(self.header_now());
         Ok(Answer::message(&response))
     }
 
-    /// All keys attached to a lease, in order.
-    async fn attached(&self, id: i64) -> Vec<Bytes> {
+    /// All keys attached to a lease, in order, with their share of the memory for answers.
+    async fn attached(&self, id: i64) -> Result<(Vec<Bytes>, Taken), Status> {
         let mut found: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        let mut taken = self.shared.answer_bytes.take(bytes)?;
         loop {
             let slice =
                 lease_keys(&self.handle().store().read(), id, found.last().map(|key| &key[..]), SLICE);
             let done = slice.len() < SLICE;
+            bytes += slice.iter().map(|key| key.len() + size_of::<Bytes>()).sum::<usize>();
             found.extend(slice);
+            // Once as keys, once as the message.
+            drop(taken);
+            taken = self.shared.answer_bytes.take(2 * bytes)?;
             if done {
-                return found;
+                return Ok((found, taken));
             }
             tokio::task::yield_now().await;
         }
@@ -128,6 +141,9 @@ impl Thread {
     pub(super) async fn lease_leases(&self, _request: &pb::LeaseLeasesRequest) -> Result<Answer, Status> {
         self.handle().read_index().await?;
         let mut found: Vec<pb::LeaseStatus> = Vec::new();
+        let leases_now = self.handle().store().read().len(LEASES);
+        let bytes = usize::try_from(leases_now).unwrap_or(usize::MAX).saturating_mul(LISTED_LEASE_BYTES);
+        let taken = self.shared.answer_bytes.take(bytes)?;
         loop {
             let last = found.last().map(|lease| lease.id);
             let slice = leases(&self.handle().store().read(), last, SLICE);
@@ -138,7 +154,8 @@ impl Thread {
             }
             tokio::task::yield_now().await;
         }
-        Ok(Answer::message(&pb::LeaseLeasesResponse { header: Some(self.header_now()), leases: found }))
+        let response = pb::LeaseLeasesResponse { header: Some(self.header_now()), leases: found };
+        Ok(Answer::held(&response, taken))
     }
 }
 

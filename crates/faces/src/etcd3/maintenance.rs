@@ -25,7 +25,7 @@ impl Thread {
         let status = self.handle().status();
         let (alarms, (bytes_total, bytes_live), revision) = {
             let tables = self.handle().store().read();
-            (keys::alarms(&tables), tables.record_bytes(), keys::current_revision(&tables))
+            (keys::alarms(&tables), keys::data_bytes(&tables), keys::current_revision(&tables))
         };
         let mut errors = Vec::new();
         if status.leader.is_none() {

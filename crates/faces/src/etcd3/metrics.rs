@@ -215,7 +215,7 @@ impl Metrics {
         {
             let tables = handle.store().read();
             let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-            let (total, live) = tables.record_bytes();
+            let (total, live) = keys::data_bytes(&tables);
             self.db_total_bytes.set(number(total));
             self.db_live_bytes.set(number(live));
             self.keys.set(number(tables.len(quorate_models::tables::KEYS)));

@@ -1,6 +1,7 @@
 //! The quota: puts are refused while the live data is larger, and taken again by themselves once it is not.
 //!
-//! What counts are the bytes that something still needs: values, and versions that are not compacted. Invariants:
+//! What counts are the bytes that something still needs: values, versions that are not compacted, and leases, so that a
+//! flood of leases ends here, too. Invariants:
 //! deletes, revocations and compactions pass in any case; the alarm that a member raised it clears itself, once there
 //! is a tenth of the quota free, so that it does not flap; alarms of other members are theirs.
 
@@ -57,7 +58,7 @@ impl Shared {
     fn may_clear(&self) -> bool {
         let tables = self.handle.store().read();
         let own = (self.handle.identity().member.0, ALARM_NO_SPACE);
-        let (_, live) = tables.record_bytes();
+        let (_, live) = keys::data_bytes(&tables);
         keys::alarms(&tables).contains(&own) && live <= self.config.quota_bytes / 100 * CLEAR_BELOW_PERCENT
     }
 }

@@ -7,6 +7,7 @@ mod etcd3;
 mod hostile;
 mod limits;
 mod queues;
+mod refusals;
 mod tls;
 mod txns;
 

@@ -105,6 +105,18 @@ pub fn lease_keys(tables: &Tables, id: i64, after: Option<&[u8]>, budget: usize)
     found
 }
 
+/// What a lease counts for, in bytes of data: it has no record, and costs its holder's memory all the same.
+pub const LEASE_BYTES: u64 = 128;
+
+/// Bytes of data as a quota counts them: of all that lies in records and of that alone which something still needs, and
+/// in both the leases.
+#[must_use]
+pub fn data_bytes(tables: &Tables) -> (u64, u64) {
+    let (total, live) = tables.record_bytes();
+    let leases = tables.len(LEASES).saturating_mul(LEASE_BYTES);
+    (total.saturating_add(leases), live.saturating_add(leases))
+}
+
 /// The alarms that are raised: (member, alarm), by member.
 #[must_use]
 pub fn alarms(tables: &Tables) -> Vec<(u64, u8)> {

@@ -33,7 +33,7 @@ pub use compact::forgotten_revision;
 pub use hash::{HashScan, KeysHash, hash_kv};
 pub use history::{HistoryResume, history_slice, load_previous};
 pub use lease_clock::LeaseClock;
-pub use leases::{Lease, alarms, lease, lease_keys, leases};
+pub use leases::{LEASE_BYTES, Lease, alarms, data_bytes, lease, lease_keys, leases};
 pub use query::{
     Progress, RANGE_SLICE_KEYS, RangeResume, finish_range, load_value, range, range_slice, resolve_revision,
 };

@@ -110,6 +110,25 @@ mod tests {
         assert!((start.changed_by(one).expect("fine").promote_delay_seconds - 60.0).abs() < f64::EPSILON);
     }
 
+    /// Most of these need all 17 digits; a reader that rounds loses the last bit of some.
+    #[test]
+    fn numbers_with_many_digits_are_read_as_they_were_written() {
+        let mut state = 0x2545_F491_4F6C_DD1D_u64;
+        for _ in 0..10_000 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let share = (state >> 11) as f64 / (1_u64 << 53) as f64;
+            let settings = ClusterSettings {
+                promote_delay_seconds: PROMOTE_DELAY_SECONDS_MIN + share * 1e6,
+                sync_interval_seconds: SYNC_INTERVAL_SECONDS_MIN + share,
+                ..ClusterSettings::default()
+            };
+            let read = ClusterSettings::default().changed_by(settings.json().as_bytes());
+            assert_eq!(read, Ok(settings), "{}", settings.json());
+        }
+    }
+
     #[test]
     fn what_makes_no_sense_is_refused() {
         let start = ClusterSettings::default();
