@@ -16,13 +16,18 @@ use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Revision, Term};
 use quorate_models::{Feeds, ModelId, keys, tree};
 use quorate_store::{BodyError, Location, Pin, Store};
 use quorate_tls::Connector;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::core::{Damaged, LeaseAnswer, LogInput, TransferInput};
+use crate::core::{LeaseAnswer, LogInput, Mended, TransferInput};
 use crate::log_view::LogView;
 use crate::membership::{Member, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
+
+/// A read of a damaged record waits for so long until a peer's copy is here.
+pub const MENDING_PATIENCE: Duration = Duration::from_secs(5);
+/// What became of so many damaged records is kept for those who wait for one.
+pub(crate) const MENDED_KEPT: usize = 512;
 
 /// Who this member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +225,8 @@ pub(crate) struct Shared {
     pub status: RwLock<Status>,
     pub members: RwLock<Arc<Vec<Member>>>,
     pub visible: watch::Sender<Visible>,
+    /// Tells what became of damaged records.
+    pub mended: broadcast::Sender<(Location, Mended)>,
     pub request_timeout: Duration,
     pub request_bytes_max: usize,
     pub election_timeout: Duration,
@@ -429,22 +436,49 @@ impl Handle {
         outcome.await.ok()
     }
 
-    /// Reads a body, from memory where it is there, else on a thread that may wait for the disk. A damaged one is an
-    /// error, and is mended from a peer in the background: read again.
+    /// Reads a body, from memory where it is there, else on a thread that may wait for the disk. A damaged one is asked
+    /// for at the other members; where that takes longer than [`MENDING_PATIENCE`], or none has it, it is an error.
     pub async fn load(&self, at: Location) -> Result<Bytes, BodyError> {
-        let loaded = match self.shared.store.try_load(at) {
-            Ok(Some(found)) => return Ok(found),
+        let deadline = tokio::time::Instant::now() + MENDING_PATIENCE;
+        let loaded = self.load_once(at).await;
+        if matches!(loaded, Err(BodyError::Corrupt { .. })) && self.mended(at, deadline).await {
+            return self.load_once(at).await;
+        }
+        loaded
+    }
+
+    async fn load_once(&self, at: Location) -> Result<Bytes, BodyError> {
+        match self.shared.store.try_load(at) {
+            Ok(Some(found)) => Ok(found),
             Ok(None) => {
                 let loaded = self.blocking(move |store| store.load(at)).await;
                 loaded.unwrap_or(Err(BodyError::Gone { segment: at.segment }))
             }
             Err(error) => Err(error),
-        };
-        if let Err(BodyError::Corrupt { name: Some(name), .. }) = &loaded {
-            let damaged = Damaged { table: name.table, key: name.key.clone(), stamp: Some(name.stamp), at };
-            self.shared.transfer.report(TransferInput::Mend(damaged));
         }
-        loaded
+    }
+
+    /// Has the record at `at` mended; true once it was.
+    async fn mended(&self, at: Location, deadline: tokio::time::Instant) -> bool {
+        const BUSY_PAUSE: Duration = Duration::from_millis(200);
+        let mut ended = self.shared.mended.subscribe();
+        self.shared.transfer.report(TransferInput::Mend(at));
+        loop {
+            match tokio::time::timeout_at(deadline, ended.recv()).await {
+                Ok(Ok((place, outcome))) if place == at => match outcome {
+                    Mended::Done => return true,
+                    Mended::Lost => return false,
+                    Mended::Busy => {
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                        self.shared.transfer.report(TransferInput::Mend(at));
+                    }
+                },
+                Ok(Ok(_)) => {}
+                // Too many at once to tell: a look at the record does.
+                Ok(Err(broadcast::error::RecvError::Lagged(_))) => return true,
+                Ok(Err(broadcast::error::RecvError::Closed)) | Err(_) => return false,
+            }
+        }
     }
 }
 

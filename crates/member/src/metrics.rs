@@ -21,6 +21,7 @@ pub struct Metrics {
     pub checkpoint_seconds: Histogram,
     pub records_mended: IntCounter,
     pub records_lost: IntCounter,
+    pub files_condemned: IntCounter,
     peer_sent_bytes: CounterVec,
     peer_received_bytes: CounterVec,
     peer_sent_failures: CounterVec,
@@ -77,6 +78,10 @@ impl Metrics {
                 "Damaged records that a peer's copy replaced.",
             ),
             records_lost: counter("quorate_store_records_lost_total", "Damaged records that no peer had."),
+            files_condemned: counter(
+                "quorate_store_files_condemned_total",
+                "Damaged files of the store that were found when a snapshot was to be sent, and written anew.",
+            ),
             peer_sent_bytes: by_peer("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer.", "To"),
             peer_received_bytes: by_peer(
                 "etcd_network_peer_received_bytes_total",

@@ -35,6 +35,8 @@ pub struct Plan {
     pub transfers: bool,
     /// Two members race for the vote of a third that reaches both, and dies right after each vote.
     pub vote_races: bool,
+    /// The leader is cut off from all others, and from nobody else: its clients go on asking it.
+    pub lonely_leaders: bool,
     /// Candidates ask before they disturb.
     pub pre_vote: bool,
     /// The file system takes O_DIRECT.
@@ -62,6 +64,7 @@ impl Plan {
             clock_jumps: rng.one_in(3),
             transfers: rng.one_in(3),
             vote_races: rng.one_in(6),
+            lonely_leaders: rng.one_in(5),
             pre_vote: !rng.one_in(4),
             direct: rng.one_in(2),
         }
@@ -106,6 +109,7 @@ impl Plan {
         allow(self.clock_jumps, 2, Kind::Clock);
         allow(self.transfers, 2, Kind::Transfer);
         allow(self.vote_races && self.members > 2, 4, Kind::VoteRace);
+        allow(self.lonely_leaders && self.members > 2, 4, Kind::LonelyLeader);
         if kinds.is_empty() {
             return None;
         }
@@ -146,9 +150,16 @@ impl Plan {
                 Fault::Disk { member, faults, nanos: rng.between(100, 3_000) * MILLI }
             }
             Kind::FullDisk => Fault::FullDisk { member, nanos: rng.between(100, 5_000) * MILLI },
-            Kind::Damage => {
-                Fault::Damage { how: *rng.pick(&[Damage::Rot, Damage::Misdirect, Damage::StaleRead]) }
-            }
+            Kind::Damage => Fault::Damage {
+                how: *rng.pick(&[
+                    Damage::Rot,
+                    Damage::RotInRecords,
+                    Damage::RotInRecords,
+                    Damage::Misdirect,
+                    Damage::StaleRead,
+                ]),
+            },
+            Kind::LonelyLeader => Fault::LonelyLeader { nanos: rng.between(500, 4_000) * MILLI },
             Kind::Clock => Fault::Clock {
                 member,
                 drift_ppm: rng.below(2_000) as i64 - 1_000,
@@ -180,11 +191,15 @@ enum Kind {
     Clock,
     Transfer,
     VoteRace,
+    LonelyLeader,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
+    /// A bit of any file.
     Rot,
+    /// Bits of what segments hold.
+    RotInRecords,
     Misdirect,
     StaleRead,
 }
@@ -246,6 +261,10 @@ pub enum Fault {
     Transfer {
         to: usize,
     },
+    /// Whoever leads then is cut off from the other members.
+    LonelyLeader {
+        nanos: u64,
+    },
     /// The others reach only this member, over slow links; it dies whenever a vote of its is durable, and is back in
     /// milliseconds.
     VoteRace {
@@ -281,6 +300,10 @@ pub enum Shape {
         to: usize,
         delay_nanos: u64,
     },
+    /// One member hears nobody, and is heard by none.
+    Alone {
+        member: usize,
+    },
     /// All reach one member alone, over slow links.
     Star {
         hub: usize,
@@ -311,6 +334,7 @@ impl Shape {
                 let cut = match self {
                     Self::Split(side) => side[from] != side[to],
                     Self::OneWay { from: a, to: b } => (from, to) == (*a, *b),
+                    Self::Alone { member } => from == *member || to == *member,
                     Self::Deaf { member, hears: true } => from == *member,
                     Self::Deaf { member, hears: false } => to == *member,
                     Self::Flapping { from: a, to: b, period_nanos } => {

@@ -3,7 +3,7 @@
 //! The order is what makes a crash at any step safe: bodies, then the run, then the names of both, then the manifest,
 //! and only then may anything be forgotten. See `docs/formats/store.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_disk::{AlignedBuf, Disk};
@@ -17,6 +17,7 @@ use crate::rewrite::Rewriting;
 use crate::run::{RunInfo, RunWriter};
 use crate::runs::Merging;
 use crate::segment::SegmentFile;
+use crate::suspects::Reindexing;
 use crate::{CheckpointMeta, Pace, Store, StoreError, TableId};
 
 /// A front that takes no more changes, and what else its checkpoint will say.
@@ -67,8 +68,7 @@ pub(crate) struct Keeper {
     /// Files that no durable manifest names any more, with the epoch at which they became so.
     pub(crate) obsolete: Vec<(u64, Obsolete)>,
     pub(crate) rewriting: Option<Rewriting>,
-    /// Segments with records that only a peer can mend: not rewritten before that.
-    pub(crate) damaged: BTreeSet<u32>,
+    pub(crate) reindexing: Option<Reindexing>,
 }
 
 pub(crate) enum Obsolete {
@@ -85,7 +85,7 @@ impl Keeper {
             merging: None,
             obsolete: Vec::new(),
             rewriting: None,
-            damaged: BTreeSet::new(),
+            reindexing: None,
         }
     }
 
@@ -129,12 +129,15 @@ impl Store {
         let run = self.write_changes(frozen, keeper.run_next, pace)?;
         next.run_next = keeper.run_next + u64::from(run.is_some());
         written_bytes += run.map_or(0, |run| run.len);
+        let gone_runs = forget_runs(frozen, &mut next);
         next.runs.extend(run);
         describe(frozen, &mut next);
         next.commit(self.disk())?;
 
         keeper.run_next = next.run_next;
-        let gone = frozen.front.vacated.iter().map(|&segment| Obsolete::Segment(segment)).collect();
+        let gone = frozen.front.vacated.iter().map(|&segment| Obsolete::Segment(segment));
+        let gone = gone.chain(gone_runs).collect();
+        self.suspects().condemned.retain(|segment| !frozen.front.vacated.contains(segment));
         let done = {
             let mut tables = self.write();
             for (number, info) in &next.segments {
@@ -211,6 +214,7 @@ impl Store {
             for (_, file) in &free {
                 if let Obsolete::Segment(number) = file {
                     tables.segments.remove(number);
+                    tables.moved.retain(|from, _| from.segment != *number);
                 }
             }
         }
@@ -245,6 +249,12 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, path: &str) -> Result<(), StoreEr
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(StoreError::io(path, e)),
     }
+}
+
+/// Where the index was written anew, the runs from before that go.
+fn forget_runs(frozen: &FrozenFront, next: &mut Manifest) -> Vec<Obsolete> {
+    let Some(first) = frozen.front.runs_from else { return Vec::new() };
+    next.runs.extract_if(.., |run| run.number < first).map(|run| Obsolete::Run(run.number)).collect()
 }
 
 /// Writes what the frozen front knew into the manifest-to-be.

@@ -38,7 +38,7 @@ pub enum StoreError {
     Io { path: String, error: io::Error },
     #[error("an earlier write of this store failed; stop this member and check its disk")]
     Stopped,
-    #[error("{path} at offset {offset}: {what}; the file is damaged, restore this member from a peer")]
+    #[error("{path} at offset {offset}: {what}; the file is damaged")]
     Corrupt { path: String, offset: u64, what: &'static str },
     #[error("the store moved on to generation {current:x}; work for generation {asked:x} is void")]
     Superseded { asked: u64, current: u64 },

@@ -158,6 +158,8 @@ pub(crate) struct Front {
     pub(crate) changes: Changes,
     /// Segments whose last live record was moved away: gone with the checkpoint of this front.
     pub(crate) vacated: Vec<u32>,
+    /// The index was written anew: with the checkpoint of this front, all runs before this one go.
+    pub(crate) runs_from: Option<u64>,
 }
 
 impl Front {

@@ -37,6 +37,7 @@ mod run;
 mod runs;
 mod scan;
 mod segment;
+mod suspects;
 mod tables;
 mod transfer;
 
@@ -53,13 +54,14 @@ pub use config::{
 };
 pub use error::{BodyError, OpenError, RecordName, StoreError};
 use manifest::Manifest;
-pub use mend::{MendError, Verified};
+pub use mend::{MendError, Verified, Wanted};
 pub use open::Opened;
 pub use pins::Pin;
 use pins::Pins;
 pub use record::FetchedRecord;
 pub use rewrite::{DamagedRecord, RewriteStep};
 pub use runs::MergeStep;
+use suspects::Suspects;
 pub use tables::{Body, CheckpointMeta, Entry, Tables};
 pub use transfer::{Chunk, Export, ExportFile, Incoming, IncomingError};
 
@@ -101,6 +103,7 @@ struct Shared {
     durable: RwLock<Arc<Manifest>>,
     tables: RwLock<Tables>,
     pins: Arc<Pins>,
+    suspects: Mutex<Suspects>,
 }
 
 impl Store {
@@ -111,6 +114,7 @@ impl Store {
             durable: RwLock::new(Arc::new(manifest)),
             tables: RwLock::new(tables),
             pins: Arc::default(),
+            suspects: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }

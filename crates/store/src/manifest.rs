@@ -1,7 +1,8 @@
 //! The manifest: one small file that says what a store is. The layout is in `docs/formats/store.md`.
 //!
 //! It is replaced whole (written beside, synced, renamed, folder synced), so whatever is found under its name was
-//! complete once: a manifest that does not match its checksum is damage, never a torn write.
+//! complete once: a manifest that does not match its checksum is damage, never a torn write. A copy of it, replaced
+//! right before it, then stands in for it: the copy is never older.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ use crate::fields::{Fields, put_bytes};
 use crate::run::RunInfo;
 use crate::{CheckpointMeta, Identity, OpenError, StoreError, TableId, generation_folder};
 
+pub(crate) const MANIFEST_NAME: &str = "manifest";
+pub(crate) const COPY_NAME: &str = "manifest.copy";
 const MANIFEST_MAGIC: &[u8; 8] = b"QUORMAN\0";
 pub(crate) const MANIFEST_VERSION: u32 = 1;
 /// Magic, version, length of the rest, checksum of the rest.
@@ -206,32 +209,49 @@ impl Manifest {
     }
 
     pub(crate) fn path(generation: u64) -> String {
-        format!("{}/manifest", generation_folder(generation))
+        format!("{}/{MANIFEST_NAME}", generation_folder(generation))
     }
 
     /// Makes this the store's manifest. Once it returned, it is what an open finds; before, the one before is or this
     /// one. All files that it names must be durable, and their names synced.
     pub(crate) fn commit(&self, disk: &dyn Disk) -> Result<(), StoreError> {
         let folder = generation_folder(self.generation);
-        let (path, beside) = (Self::path(self.generation), format!("{folder}/manifest.new"));
-        let failed = |e| StoreError::io(&beside, e);
         let bytes = self.encode();
         assert!(bytes.len() as u64 <= MANIFEST_BYTES_MAX, "a manifest that could not be read again");
-        let file = disk.open(&beside, Mode { create: true, ..Mode::default() }).map_err(failed)?;
-        file.truncate(0).map_err(failed)?;
-        file.write_at(&bytes, 0).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
-        drop(file);
-        // The name of the new file must not reach the disk before the names of the files that it lists.
-        disk.sync_dir(&folder).map_err(|e| StoreError::io(&folder, e))?;
+        let names = [COPY_NAME, MANIFEST_NAME];
+        for name in names {
+            write_beside(disk, &format!("{folder}/{name}.new"), &bytes)?;
+        }
+        // The name of a new one must not reach the disk before the names of the files that it lists.
+        let synced = |e| StoreError::io(&folder, e);
+        disk.sync_dir(&folder).map_err(synced)?;
         // From here on either manifest may be the durable one: no failure can be tried again, a full disk neither.
-        disk.rename(&beside, &path).map_err(|error| StoreError::Io { path: path.clone(), error })?;
-        disk.sync_dir(&folder).map_err(|error| StoreError::Io { path: folder, error })
+        for name in names {
+            let path = format!("{folder}/{name}");
+            let renamed = disk.rename(&format!("{path}.new"), &path);
+            renamed.map_err(|error| StoreError::Io { path, error })?;
+            disk.sync_dir(&folder).map_err(|error| StoreError::Io { path: folder.clone(), error })?;
+        }
+        Ok(())
     }
 
-    /// Reads the manifest of a generation; `None` where there is none.
-    pub(crate) fn read(disk: &dyn Disk, generation: u64) -> Result<Option<Self>, OpenError> {
-        let path = Self::path(generation);
+    /// Reads the manifest of a generation; `None` where there is none. Where it is damaged its copy is taken.
+    pub(crate) fn read(disk: &dyn Disk, generation: u64) -> Result<Option<Found>, OpenError> {
+        match Self::read_named(disk, generation, MANIFEST_NAME) {
+            Ok(found) => Ok(found.map(|manifest| Found { manifest, damaged: None })),
+            Err(error @ (OpenError::Version { .. } | OpenError::Store(StoreError::Corrupt { .. }))) => {
+                match Self::read_named(disk, generation, COPY_NAME) {
+                    Ok(Some(manifest)) => Ok(Some(Found { manifest, damaged: Some(error.to_string()) })),
+                    // What is wrong with the copy says less than what is wrong with the manifest.
+                    Ok(None) | Err(_) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_named(disk: &dyn Disk, generation: u64, name: &str) -> Result<Option<Self>, OpenError> {
+        let path = format!("{}/{name}", generation_folder(generation));
         let failed = |e| OpenError::Store(StoreError::reading(&path, 0, e));
         let file = match disk.open(&path, Mode { read_only: true, ..Mode::default() }) {
             Ok(file) => file,
@@ -250,4 +270,19 @@ impl Manifest {
         }
         Ok(Some(manifest))
     }
+}
+
+/// A manifest that was read.
+pub(crate) struct Found {
+    pub(crate) manifest: Manifest,
+    /// What is wrong with the manifest that the copy stands in for.
+    pub(crate) damaged: Option<String>,
+}
+
+fn write_beside(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let failed = |e| StoreError::io(path, e);
+    let file = disk.open(path, Mode { create: true, ..Mode::default() }).map_err(failed)?;
+    file.truncate(0).map_err(failed)?;
+    file.write_at(bytes, 0).map_err(failed)?;
+    file.sync_data().map_err(failed)
 }

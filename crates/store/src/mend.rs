@@ -1,10 +1,16 @@
 //! Mending: a damaged record is replaced by a peer's copy.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::read::{Found, RecordAt};
 use crate::record::{FetchedRecord, decode_head};
 use crate::{BodyError, Location, Stamp, Store, TableId, Tables};
+
+/// Places of mended records that are remembered.
+const MOVED_MAX: usize = 4096;
+/// Rows looked at in one hold of the read lock.
+const ROWS_PER_LOCK: usize = 256;
 
 /// Why a peer's copy was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -15,11 +21,20 @@ pub enum MendError {
     OtherVersion,
 }
 
+/// What is known of a record that can't be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The rows that point at it. None: nobody needs it any more, or it can be read again.
+    pub owners: Vec<(TableId, Vec<u8>)>,
+    /// Which record it is, where its header is intact.
+    pub stamp: Option<Stamp>,
+}
+
 /// What a check of bodies found.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
-    /// Keys whose bodies cannot be served.
-    pub damaged: Vec<(Vec<u8>, BodyError)>,
+    /// Keys whose bodies cannot be served, and where those lie.
+    pub damaged: Vec<(Vec<u8>, Location, BodyError)>,
     /// Where to go on, if there is more.
     pub next: Option<Vec<u8>>,
 }
@@ -41,7 +56,7 @@ impl Store {
             match tables.find(at) {
                 Found::Gone => return Err(BodyError::Gone { segment: at.segment }),
                 Found::Here(body) => {
-                    let inward = tables.inward(at).expect("found in memory");
+                    let inward = tables.place(at).expect("found in memory");
                     let head = tables.resident_head(inward).expect("its body is in memory, so is its head");
                     (Ok((head, tables.salt(inward))), body, row)
                 }
@@ -62,9 +77,49 @@ impl Store {
         Ok(wanted.then_some(fetched))
     }
 
-    /// Puts a peer's copy in the place of the damaged record at `at`, which the row of `table` and `key` points at.
-    /// The copy must carry the same row, and whatever the damaged record still tells must agree with it. Returns
-    /// where the record is now; `None` if the row has moved on meanwhile and needs no mending.
+    /// What is known of a record that can't be read, by its header; `None` where that is damaged too, so that only
+    /// [`Self::wanted_by_rows`] can tell. Waits for the disk.
+    pub fn wanted_by_header(&self, at: Location) -> Option<Wanted> {
+        let _pin = self.pin();
+        let found = self.read().find(at);
+        let Found::OnDisk(record) = found else { return Some(Wanted::default()) };
+        let bytes = record.read_head()?;
+        let head =
+            decode_head(&bytes, record.file.salt(), record.at.offset).expect("checked when it was read");
+        let tables = self.read();
+        let owners = [Some(head.owners.first), head.owners.second].into_iter().flatten();
+        let owners = owners.filter(|&(table, key)| tables.points_at(table, key, record.at));
+        let owners = owners.map(|(table, key)| (table, key.to_vec())).collect();
+        Some(Wanted { owners, stamp: Some(head.stamp) })
+    }
+
+    /// Who needs the records at these places: looks through all rows, a slice in each hold of the lock.
+    #[must_use]
+    pub fn wanted_by_rows(&self, places: &[Location]) -> Vec<Wanted> {
+        let mut found = vec![Wanted::default(); places.len()];
+        let mut wanted: BTreeMap<Location, Vec<usize>> = BTreeMap::new();
+        for (number, &at) in places.iter().enumerate() {
+            if let Some(at) = self.read().place(at) {
+                wanted.entry(at).or_default().push(number);
+            }
+        }
+        let (mut table, mut from) = (TableId(0), Vec::new());
+        loop {
+            let done = self.read().look(&mut table, &mut from, &mut |table, key, at| {
+                for &number in wanted.get(&at).into_iter().flatten() {
+                    found[number].owners.push((table, key.to_vec()));
+                }
+            });
+            if done {
+                return found;
+            }
+        }
+    }
+
+    /// Puts a peer's copy in the place of the damaged record at `at`, which was asked for under `table` and `key`.
+    /// Whatever the damaged record still tells must agree with the copy; where its header tells nothing, the copy must
+    /// carry the row that points at it. From then on `at` leads to the new place. Returns that; `None` if no row
+    /// points at the record any more, so that it needs no mending.
     pub fn mend(
         &self,
         table: TableId,
@@ -79,28 +134,31 @@ impl Store {
             return Err(MendError::OtherVersion);
         }
         let found = self.read().find(at);
-        if let Found::OnDisk(record) = found {
-            check_against(&record, good)?;
-        }
-        let mut keeper = self.keeper();
+        let is_known = match found {
+            Found::OnDisk(record) => check_against(&record, good)?,
+            Found::Here(_) | Found::Gone => return Ok(None),
+        };
         let mut tables = self.write();
-        let Some(inward) = tables.inward(at) else { return Ok(None) };
+        let Some(inward) = tables.place(at) else { return Ok(None) };
         let owners = good.owners();
         let owned = |(table, key): (TableId, &[u8])| tables.points_at(table, key, inward);
-        if !owned((table, key)) {
-            return Ok(None);
-        }
-        if tables.get(table, key).is_none_or(|entry| entry.row != good.row) {
-            return Err(MendError::OtherVersion);
-        }
         let pointing: Vec<_> =
             [Some(owners.first), owners.second].into_iter().flatten().filter(|&o| owned(o)).collect();
+        if pointing.is_empty() {
+            return Ok(None);
+        }
+        let same_row = || tables.get(table, key).is_some_and(|entry| entry.row == good.row);
+        let fits = is_known || owned((table, key)) && same_row();
+        if !fits {
+            return Err(MendError::OtherVersion);
+        }
         let to = tables.append_stamped(good.stamp, owners, &[&good.body]);
         for (table, key) in pointing {
             tables.repoint(table, key, to);
         }
         tables.retire_inward(inward);
-        keeper.damaged.remove(&inward.segment);
+        tables.lead_on(inward, to);
+        self.suspects().unmended.remove(&inward.segment);
         Ok(tables.outward(Some(to)))
     }
 
@@ -119,10 +177,10 @@ impl Store {
         });
         let mut damaged = Vec::new();
         for (key, at) in bodies {
-            match at.map(|at| self.load(at)) {
-                Some(Err(error @ BodyError::Io { .. })) => return Err(error),
-                Some(Err(error)) => damaged.push((key, error)),
-                Some(Ok(_)) | None => {}
+            match at.map(|at| (at, self.load(at))) {
+                Some((_, Err(error @ BodyError::Io { .. }))) => return Err(error),
+                Some((at, Err(error))) => damaged.push((key, at, error)),
+                Some((_, Ok(_))) | None => {}
             }
         }
         Ok(Verified { damaged, next })
@@ -130,6 +188,50 @@ impl Store {
 }
 
 impl Tables {
+    /// From now on the place of a record that was mended leads to the new one. Bounded: the oldest segments' go first.
+    fn lead_on(&mut self, from: Location, to: Location) {
+        if self.moved.len() >= MOVED_MAX {
+            self.moved.pop_first();
+        }
+        self.moved.insert(from, to);
+    }
+
+    /// Visits the bodies of the next rows, from this table and key on; true behind the last row of all tables.
+    pub(crate) fn look(
+        &self,
+        table: &mut TableId,
+        from: &mut Vec<u8>,
+        visit: &mut dyn FnMut(TableId, &[u8], Location),
+    ) -> bool {
+        let Some((&current, rows)) = self.rows.range(*table..).next() else { return true };
+        if current != *table {
+            *table = current;
+            from.clear();
+        }
+        let mut left = ROWS_PER_LOCK;
+        let mut next = None;
+        rows.scan(from, None, &mut |key, body, _| {
+            if left == 0 {
+                next = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            if let Some(at) = body {
+                visit(current, key, at);
+            }
+            ControlFlow::Continue(())
+        });
+        match (next, current.0.checked_add(1)) {
+            (Some(key), _) => *from = key,
+            (None, Some(after)) => {
+                *table = TableId(after);
+                from.clear();
+            }
+            (None, None) => return true,
+        }
+        false
+    }
+
     /// Salt and offset: what a head's checksum is seeded with.
     fn salt(&self, at: Location) -> (u32, u32) {
         (self.segments.get(&at.segment).expect("a segment in memory is known").file.salt(), at.offset)
@@ -147,9 +249,9 @@ fn fetched(head: &crate::record::Head<'_>, body: bytes::Bytes, row: Vec<u8>) -> 
     }
 }
 
-/// Where the damaged record's head is intact, the copy must be that very record.
-fn check_against(record: &RecordAt, good: &FetchedRecord) -> Result<(), MendError> {
-    let Some(bytes) = record.read_head() else { return Ok(()) };
+/// Where the damaged record's head is intact (true), the copy must be that very record.
+fn check_against(record: &RecordAt, good: &FetchedRecord) -> Result<bool, MendError> {
+    let Some(bytes) = record.read_head() else { return Ok(false) };
     let head = decode_head(&bytes, record.file.salt(), record.at.offset).expect("checked when it was read");
     let owners = good.owners();
     if head.owners.first != owners.first || head.owners.second != owners.second {
@@ -158,5 +260,5 @@ fn check_against(record: &RecordAt, good: &FetchedRecord) -> Result<(), MendErro
     if head.stamp != good.stamp || !head.fits(&good.body) {
         return Err(MendError::OtherVersion);
     }
-    Ok(())
+    Ok(true)
 }

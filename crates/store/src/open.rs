@@ -11,10 +11,11 @@ use quorate_ids::{ClusterId, Incarnation, MemberId};
 
 use crate::checkpoint::{Keeper, remove_if_there};
 use crate::config::{Identity, run_name, segment_name};
-use crate::manifest::Manifest;
+use crate::manifest::{COPY_NAME, Found, MANIFEST_NAME, Manifest};
 use crate::rows::{Rows, RowsBuilder};
 use crate::run::{Merge, RunReader};
 use crate::segment::{Segment, SegmentSource};
+use crate::suspects::Suspects;
 use crate::{CheckpointMeta, OpenError, Store, StoreConfig, StoreError, TableId, Tables, generation_folder};
 
 /// What an open found.
@@ -24,6 +25,8 @@ pub struct Opened {
     pub meta: CheckpointMeta,
     /// Each table's hash at that index.
     pub hashes: BTreeMap<TableId, u128>,
+    /// The manifest was damaged, in this way; its copy stood in for it, and it was written anew.
+    pub repaired: Option<String>,
 }
 
 impl Store {
@@ -53,8 +56,8 @@ impl Store {
         identity: Identity,
         generation: u64,
     ) -> Result<(Self, Opened), OpenError> {
-        let (tables, manifest) = load(&disk, config, identity, generation, 0)?;
-        let opened = opened(&tables, &manifest);
+        let (tables, Found { manifest, damaged }) = load(&disk, config, identity, generation, 0)?;
+        let opened = opened(&tables, &manifest, damaged);
         Ok((Self::assemble(disk, tables, manifest), opened))
     }
 
@@ -76,12 +79,14 @@ impl Store {
             (tables.config.clone(), tables.segment_base + tables.segment_next)
         };
         let identity = self.durable().identity;
-        let (new, manifest) = load(self.shared_disk(), config, identity, generation, base)?;
-        let opened = opened(&new, &manifest);
+        let (new, Found { manifest, damaged }) =
+            load(self.shared_disk(), config, identity, generation, base)?;
+        let opened = opened(&new, &manifest, damaged);
         let old = {
             let mut durable = self.durable_mut();
             let mut tables = self.write();
             *keeper = Keeper::new(&manifest);
+            *self.suspects() = Suspects::default();
             *durable = Arc::new(manifest);
             std::mem::replace(&mut *tables, new)
         };
@@ -124,8 +129,8 @@ fn missing_is_fine(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn opened(tables: &Tables, manifest: &Manifest) -> Opened {
-    Opened { meta: manifest.meta.clone(), hashes: tables.hashes.clone() }
+fn opened(tables: &Tables, manifest: &Manifest, repaired: Option<String>) -> Opened {
+    Opened { meta: manifest.meta.clone(), hashes: tables.hashes.clone(), repaired }
 }
 
 fn load(
@@ -134,8 +139,8 @@ fn load(
     identity: Identity,
     generation: u64,
     base: u32,
-) -> Result<(Tables, Manifest), OpenError> {
-    let Some(manifest) = Manifest::read(disk.as_ref(), generation)? else {
+) -> Result<(Tables, Found), OpenError> {
+    let Some(Found { manifest, damaged }) = Manifest::read(disk.as_ref(), generation)? else {
         return Err(OpenError::Missing { folder: generation_folder(generation) });
     };
     check_identity(&manifest, identity)?;
@@ -152,7 +157,10 @@ fn load(
     tables.segment_next = manifest.segment_next;
     // Only now: a store that cannot be opened is left as it was found.
     remove_strays(disk.as_ref(), &manifest)?;
-    Ok((tables, manifest))
+    if damaged.is_some() {
+        manifest.commit(disk.as_ref())?;
+    }
+    Ok((tables, Found { manifest, damaged }))
 }
 
 fn check_identity(manifest: &Manifest, expected: Identity) -> Result<(), OpenError> {
@@ -236,7 +244,8 @@ fn remove_strays(disk: &dyn Disk, manifest: &Manifest) -> Result<(), StoreError>
     let folder = generation_folder(manifest.generation);
     let runs = manifest.runs.iter().map(|run| run_name(run.number));
     let segments = manifest.segments.keys().map(|&number| segment_name(number));
-    let named: BTreeSet<String> = runs.chain(segments).chain(["manifest".to_owned()]).collect();
+    let named: BTreeSet<String> =
+        runs.chain(segments).chain([MANIFEST_NAME, COPY_NAME].map(str::to_owned)).collect();
     for listed in disk.list(&folder).map_err(|e| StoreError::io(&folder, e))? {
         if !named.contains(listed.path.rsplit('/').next().unwrap_or_default()) {
             remove_if_there(disk, &listed.path)?;

@@ -133,7 +133,7 @@ impl RecordAt {
 impl Tables {
     pub(crate) fn find(&self, at: Location) -> Found {
         let outward_segment = at.segment;
-        let Some(at) = self.inward(at) else { return Found::Gone };
+        let Some(at) = self.place(at) else { return Found::Gone };
         if let Some(body) = self.resident_body(at) {
             return Found::Here(body);
         }

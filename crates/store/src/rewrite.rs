@@ -8,9 +8,8 @@
 //! - A segment is given up only when every record in it was seen (the manifest counts them) and none is owned any
 //!   more. Where a damaged header hides records, the index is searched for rows that point into the segment.
 
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
 
-use crate::checkpoint::Keeper;
 use crate::config::{PIECE_BYTES, SEGMENT_BLOCK_BYTES};
 use crate::read::RecordAt;
 use crate::record::{Head, RECORD_HEADER_BYTES};
@@ -21,8 +20,6 @@ use crate::{Location, Store, StoreConfig, StoreError, TableId, Tables};
 const RECORDS_PER_LOCK: usize = 64;
 /// Bytes moved in one hold of the write lock, unless a single record is larger.
 const BYTES_PER_LOCK: usize = 64 * 1024;
-/// Rows of the index that are searched in one hold of the read lock.
-const ROWS_PER_LOCK: usize = 256;
 
 /// A record that is needed and damaged: fetch it from a peer and [`Store::mend`] it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +72,7 @@ impl Store {
             }
             let mut rewriting = match keeper.rewriting.take() {
                 Some(rewriting) => rewriting,
-                None => match self.read().rewriting(keeper) {
+                None => match self.choose_segment() {
                     Some(rewriting) => rewriting,
                     None => return Ok(RewriteStep::Idle),
                 },
@@ -89,16 +86,24 @@ impl Store {
                     keeper.rewriting = Some(rewriting);
                     Ok(step)
                 }
-                None => Ok(self.finish_rewriting(rewriting, keeper)),
+                None => Ok(self.finish_rewriting(rewriting)),
             }
         })
     }
 
-    fn finish_rewriting(&self, rewriting: Rewriting, keeper: &mut Keeper) -> RewriteStep {
+    fn choose_segment(&self) -> Option<Rewriting> {
+        let (unmended, condemned) = {
+            let suspects = self.suspects();
+            (suspects.unmended.clone(), suspects.condemned.clone())
+        };
+        self.read().rewriting(&unmended, &condemned)
+    }
+
+    fn finish_rewriting(&self, rewriting: Rewriting) -> RewriteStep {
         let mut tables = self.write();
         let outward = rewriting.segment + tables.segment_base;
         if !rewriting.damaged.is_empty() {
-            keeper.damaged.insert(rewriting.segment);
+            self.suspects().unmended.insert(rewriting.segment);
             return RewriteStep::Damaged { segment: outward, records: rewriting.damaged };
         }
         tables.segments.get_mut(&rewriting.segment).expect("a segment under rewriting is known").vacated =
@@ -213,7 +218,7 @@ impl Head<'_> {
 
 impl Tables {
     /// The segment that is most worth rewriting, if one is.
-    fn rewriting(&self, keeper: &Keeper) -> Option<Rewriting> {
+    fn rewriting(&self, unmended: &BTreeSet<u32>, condemned: &BTreeSet<u32>) -> Option<Rewriting> {
         let writing = |number: u32| {
             let frozen = self.frozen.iter().flat_map(|frozen| &frozen.front.extents);
             self.tail.is_some_and(|(tail, _)| tail == number)
@@ -223,7 +228,7 @@ impl Tables {
             self.segments.iter().filter(move |&(&number, segment)| {
                 segment.durable_bytes > 0
                     && !segment.vacated
-                    && !keeper.damaged.contains(&number)
+                    && !unmended.contains(&number)
                     && !writing(number)
             })
         };
@@ -234,8 +239,11 @@ impl Tables {
             })
             .min_by_key(|(_, s)| (s.weight_live.saturating_mul(1000) / s.weight_total.max(1), s.weight_live));
         let small = || sealed().filter(|(_, s)| s.durable_bytes < segment_bytes_max / 8);
-        let chosen =
-            sparse.or_else(|| if small().count() > small_segments_max { small().next() } else { None });
+        let mut damaged = sealed().filter(|(number, _)| condemned.contains(number));
+        let chosen = damaged.next();
+        let chosen = chosen
+            .or(sparse)
+            .or_else(|| if small().count() > small_segments_max { small().next() } else { None });
         chosen.map(|(&number, segment)| Rewriting {
             segment: number,
             scan: SegmentScan { file: segment.file.clone(), end: segment.durable_bytes },
@@ -273,40 +281,18 @@ impl Tables {
         from: &mut Vec<u8>,
         found: &mut Vec<(TableId, Vec<u8>, RecordAt)>,
     ) -> bool {
-        let Some((&current, rows)) = self.rows.range(*table..).next() else { return true };
-        if current != *table {
-            *table = current;
-            from.clear();
-        }
-        let mut left = ROWS_PER_LOCK;
-        let mut next = None;
-        rows.scan(from, None, &mut |key, body, _| {
-            if left == 0 {
-                next = Some(key.to_vec());
-                return ControlFlow::Break(());
-            }
-            left -= 1;
-            if let Some(at) = body.filter(|at| at.segment == segment)
-                && let Some(segment) = self.segments.get(&at.segment)
+        self.look(table, from, &mut |table, key, at| {
+            if at.segment == segment
+                && let Some(known) = self.segments.get(&segment)
             {
                 let record = RecordAt {
-                    file: segment.file.clone(),
+                    file: known.file.clone(),
                     at,
-                    end: segment.durable_bytes,
-                    outward_segment: at.segment + self.segment_base,
+                    end: known.durable_bytes,
+                    outward_segment: segment + self.segment_base,
                 };
-                found.push((current, key.to_vec(), record));
+                found.push((table, key.to_vec(), record));
             }
-            ControlFlow::Continue(())
-        });
-        match (next, current.0.checked_add(1)) {
-            (Some(key), _) => *from = key,
-            (None, Some(after)) => {
-                *table = TableId(after);
-                from.clear();
-            }
-            (None, None) => return true,
-        }
-        false
+        })
     }
 }

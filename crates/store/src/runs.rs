@@ -28,6 +28,8 @@ pub enum MergeStep {
     Idle,
     /// A part is done, call again.
     More,
+    /// The front has no room for changes: checkpoint, then call again.
+    Full,
     /// Runs were merged and their space is coming back.
     Done,
 }
@@ -50,6 +52,10 @@ impl Store {
     /// Goes on merging runs, for about `entries_max` entries. Blocks for the disk; checkpoints may come in between.
     pub fn merge_step(&self, entries_max: u64, pace: &mut dyn Pace) -> Result<MergeStep, StoreError> {
         self.keeper().work(|keeper| {
+            if keeper.reindexing.is_some() {
+                // All runs of now are about to go.
+                return Ok(MergeStep::Idle);
+            }
             let mut merging = match keeper.merging.take() {
                 Some(merging) => merging,
                 None => match self.start_merge(keeper)? {

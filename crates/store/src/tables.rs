@@ -59,9 +59,11 @@ pub struct Tables {
     pub(crate) tail: Option<(u32, u32)>,
     pub(crate) frozen: Option<Arc<FrozenFront>>,
     pub(crate) cache: BodyCache,
+    /// Where the records are now that were mended: their old places lead here for as long as the segments last.
+    pub(crate) moved: BTreeMap<Location, Location>,
     stamp: Stamp,
     head: Vec<u8>,
-    value: Vec<u8>,
+    pub(crate) value: Vec<u8>,
     old: Vec<u8>,
 }
 
@@ -79,6 +81,7 @@ impl Tables {
             front: Front::default(),
             tail: None,
             frozen: None,
+            moved: BTreeMap::new(),
             stamp: Stamp::default(),
             head: Vec::new(),
             value: Vec::new(),
@@ -249,7 +252,7 @@ impl Tables {
     /// A body, if it is in memory.
     #[must_use]
     pub fn body(&self, at: Location) -> Body {
-        match self.inward(at).and_then(|at| self.resident_body(at)) {
+        match self.place(at).and_then(|at| self.resident_body(at)) {
             Some(bytes) => Body::Ready(bytes),
             None => Body::Cold,
         }
@@ -343,6 +346,16 @@ impl Tables {
     /// The location within the folder; `None` for one of a generation before.
     pub(crate) fn inward(&self, at: Location) -> Option<Location> {
         at.segment.checked_sub(self.segment_base).map(|segment| Location { segment, ..at })
+    }
+
+    /// Where the record is that was at `at` when the location was given out: as [`Self::inward`], but mended records
+    /// are found in their new places.
+    pub(crate) fn place(&self, at: Location) -> Option<Location> {
+        let mut at = self.inward(at)?;
+        while let Some(&to) = self.moved.get(&at) {
+            at = to;
+        }
+        Some(at)
     }
 
     fn chunk_at(&self, segment: u32, offset: u32) -> Option<&Chunk> {

@@ -115,6 +115,17 @@ impl Export {
         Ok(Chunk { offset, crc: crc32c::crc32c(&bytes), bytes: bytes.into() })
     }
 
+    /// Reads a whole file and compares it with the manifest: a receiver would refuse a damaged one at its end.
+    pub fn verify(&self, name: &str, pace: &mut dyn Pace) -> Result<(), StoreError> {
+        let file = kinds(&self.manifest).map(|kind| kind.file()).find(|file| file.name == name);
+        let Some(file) = file else { return Err(StoreError::NoSuchFile { name: name.to_owned() }) };
+        let path = format!("{}/{name}", generation_folder(self.manifest.generation));
+        if crate::mutants::planted!(SkipSnapshotCheck) {
+            return Ok(());
+        }
+        check_whole(self.disk.as_ref(), &path, &file, pace)
+    }
+
     fn reader(&self, path: &str) -> std::io::Result<Arc<dyn File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, file)) = open.as_ref().filter(|(opened, _)| opened == path) {

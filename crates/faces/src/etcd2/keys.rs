@@ -331,11 +331,22 @@ impl Thread {
         if !on_disk(&event.node) && !event.previous.as_ref().is_some_and(on_disk) {
             return Ok(event.clone());
         }
-        let event = event.clone();
-        let index = event.index.0;
-        let loaded = self.handle().blocking(move |store| tree::load_event(store, &event)).await;
-        let loaded = loaded.ok_or_else(|| Error::new(RAFT_INTERNAL, "the member is stopping"))?;
-        loaded.map_err(|error| Error::from(error).at(index))
+        let load = || async {
+            let event = event.clone();
+            let loaded = self.handle().blocking(move |store| tree::load_event(store, &event)).await;
+            loaded.ok_or_else(|| Error::new(RAFT_INTERNAL, "the member is stopping"))
+        };
+        let mut loaded = load().await?;
+        if let Err(tree::TreeError::Unreadable { .. }) = loaded {
+            // Reading a damaged value by itself waits for its mending.
+            for node in [Some(&event.node), event.previous.as_ref()].into_iter().flatten() {
+                if let tree::Value::At(at) = node.value {
+                    let _ = self.handle().load(at).await;
+                }
+            }
+            loaded = load().await?;
+        }
+        loaded.map_err(|error| Error::from(error).at(event.index.0))
     }
 
     /// The same on a client's behalf. Where users change on the way, the client is judged anew.

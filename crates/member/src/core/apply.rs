@@ -7,7 +7,7 @@
 //! - Only a cold body that a command compares is waited for; nothing else here blocks.
 //! - A checkpoint is cut between commands, so it stands for exactly one applied index, for all models.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Membership};
@@ -18,7 +18,7 @@ use quorate_store::{BodyError, CheckpointMeta, Location, Pin, Store, Tables};
 use super::divergence::COMPARE_EVERY;
 use super::extra::Extra;
 use super::lease_keeper::LeaseKeeper;
-use super::mending::Damaged;
+use super::mending::{JOB_NANOS_MAX, Mended};
 use super::mutants::planted;
 use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
 use crate::envelope::{Envelope, Origin};
@@ -30,8 +30,12 @@ const COMMANDS_PER_HOLD_MAX: usize = 64;
 /// Records that one slice of the models' background work touches.
 const BACKGROUND_RECORDS_PER_SLICE: usize = 1024;
 
-/// How long a command waits for a record that is being mended.
-const MEND_NANOS_MAX: u64 = 10_000_000_000;
+/// How long a command waits for records that are being mended: longer than peers are asked for one.
+const MEND_NANOS_MAX: u64 = JOB_NANOS_MAX + 10_000_000_000;
+/// A record that waits for its mending is handed over again after this long: it may have been refused, as one too many.
+const MEND_AGAIN_NANOS: u64 = 1_000_000_000;
+/// A command waits this often for damaged records.
+const MEND_TIMES_MAX: u32 = 16;
 
 /// When a checkpoint is cut.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +48,23 @@ pub struct CheckpointRule {
     pub front_room_min: u64,
 }
 
+/// What a command waits for whose records are damaged.
+struct Mending {
+    left: BTreeSet<Location>,
+    /// One of them is lost, or it took too long.
+    lost: Option<Location>,
+    until: Monotonic,
+    again: Monotonic,
+}
+
 struct Running {
     committed: Committed,
     envelope: Option<Envelope>,
     /// `None`: the member's own, or none at all.
     command: Option<Command>,
     cursor: Cursor,
+    /// How often it waited for damaged records.
+    mended: u32,
 }
 
 /// See the module.
@@ -73,8 +88,8 @@ pub struct ApplyStage {
     expiries: Option<Expiries>,
     lease_asks: BTreeMap<LogIndex, Vec<LeaseAsk>>,
     now: Monotonic,
-    /// A record that the running command needs is being mended: what it needs, and until when to wait.
-    mending: Option<(Vec<Location>, Monotonic)>,
+    /// Records that the running command needs are being mended.
+    mending: Option<Mending>,
     tight: bool,
     failed: bool,
 }
@@ -134,7 +149,7 @@ impl ApplyStage {
     #[must_use]
     pub fn has_work(&self) -> bool {
         !self.failed
-            && self.mending.is_none()
+            && self.mending.as_ref().is_none_or(|mending| mending.lost.is_some())
             && (!self.queue.is_empty() || !self.entries.is_empty() || self.running.is_some())
     }
 
@@ -177,11 +192,11 @@ impl ApplyStage {
     /// When the stage wants to work even if nothing arrives.
     #[must_use]
     pub fn next_work(&self) -> Option<Monotonic> {
-        if let Some((_, until)) = &self.mending {
-            return Some(*until);
-        }
         if self.failed {
             return None;
+        }
+        if let Some(mending) = &self.mending {
+            return Some(mending.until.min(mending.again));
         }
         let leases = self.leases.as_ref().and_then(LeaseKeeper::next_deadline);
         let others = self.expiries.as_ref().and_then(|expiries| expiries.next_deadline(&self.models));
@@ -192,7 +207,7 @@ impl ApplyStage {
     pub fn work(&mut self, now: Now) -> Vec<ApplyOutput> {
         let mut out = Vec::new();
         self.now = self.now.max(now.monotonic);
-        if self.failed || self.mending.as_ref().is_some_and(|(_, until)| self.now < *until) {
+        if self.failed || self.waits_for_mending(&mut out) {
             return out;
         }
         if self.entries.is_empty() && self.running.is_none() {
@@ -363,7 +378,7 @@ impl ApplyStage {
             }
             Some(_) | None => None,
         };
-        Ok(Running { committed, envelope, command, cursor: Cursor::default() })
+        Ok(Running { committed, envelope, command, cursor: Cursor::default(), mended: 0 })
     }
 
     fn advance(&mut self, tables: &mut quorate_store::Tables) -> Result<Step<Option<ModelReply>>, String> {
@@ -431,38 +446,68 @@ impl ApplyStage {
         }
     }
 
-    /// Reads the bodies that the running command asked for. One that is damaged is mended first, if a peer has it.
+    /// Reads the bodies that the running command asked for. Damaged ones are mended first, where a peer has them; then
+    /// the command asks anew, for what it needs lies elsewhere.
     fn load(&mut self, needed: &[Location], out: &mut Vec<ApplyOutput>) -> Result<(), String> {
-        for location in needed {
-            match self.store.load(*location) {
+        let mut damaged = BTreeSet::new();
+        for &at in needed {
+            let running = self.running.as_mut().expect("a running command");
+            match self.store.load(at) {
                 Ok(body) => {
-                    let running = self.running.as_mut().expect("a running command");
-                    running.cursor.loaded.insert(*location, body);
+                    running.cursor.loaded.insert(at, body);
                 }
-                Err(BodyError::Corrupt { name: Some(name), .. }) if self.mending.is_none() => {
-                    let damaged =
-                        Damaged { table: name.table, key: name.key, stamp: Some(name.stamp), at: *location };
-                    out.push(ApplyOutput::Mend(damaged));
-                    self.mending = Some((needed.to_vec(), self.now.plus(MEND_NANOS_MAX)));
-                    return Ok(());
+                Err(BodyError::Corrupt { .. }) if running.mended < MEND_TIMES_MAX => {
+                    damaged.insert(at);
                 }
-                Err(error) => {
-                    let index = self.applied.next();
-                    return Err(format!(
-                        "log entry {index} needs a record that can't be read or mended: {error}"
-                    ));
-                }
+                Err(error) => return Err(self.needs_unreadable(&error)),
             }
         }
-        self.mending = None;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        self.running.as_mut().expect("a running command").mended += 1;
+        out.extend(damaged.iter().map(|&at| ApplyOutput::Mend(at)));
+        let (until, again) = (self.now.plus(MEND_NANOS_MAX), self.now.plus(MEND_AGAIN_NANOS));
+        self.mending = Some(Mending { left: damaged, lost: None, until, again });
         Ok(())
     }
 
+    fn needs_unreadable(&self, why: &dyn std::fmt::Display) -> String {
+        let index = self.applied.next();
+        format!("log entry {index} needs a record that can't be read or mended: {why}")
+    }
+
     /// A damaged record was mended, or is lost: a command that waits for it goes on at once.
-    pub fn mended(&mut self) {
-        if let Some((_, until)) = &mut self.mending {
-            *until = self.now;
+    pub fn mended(&mut self, at: Location, outcome: Mended) {
+        let Some(mending) = &mut self.mending else { return };
+        match outcome {
+            Mended::Busy => {}
+            Mended::Done => {
+                mending.left.remove(&at);
+            }
+            Mended::Lost if mending.left.contains(&at) => mending.lost = Some(at),
+            Mended::Lost => {}
         }
+        if mending.left.is_empty() {
+            self.mending = None;
+        }
+    }
+
+    /// True while the running command waits for damaged records. Fails where one is lost.
+    fn waits_for_mending(&mut self, out: &mut Vec<ApplyOutput>) -> bool {
+        let Some(mending) = &mut self.mending else { return false };
+        if self.now >= mending.until {
+            mending.lost = mending.lost.or(mending.left.first().copied());
+        }
+        if let Some(at) = mending.lost {
+            let why = format!("segment {:08x} at offset {}: no other member has it", at.segment, at.offset);
+            self.failed = true;
+            out.push(ApplyOutput::Failed { reason: self.needs_unreadable(&why) });
+        } else if self.now >= mending.again {
+            mending.again = self.now.plus(MEND_AGAIN_NANOS);
+            out.extend(mending.left.iter().map(|&at| ApplyOutput::Mend(at)));
+        }
+        true
     }
 
     // ---- checkpoints and snapshots ----
@@ -477,7 +522,7 @@ impl ApplyStage {
         }
         let due = self.checkpoint_wanted
             || self.applied.0 - self.checkpointed.0 >= self.rule.entries
-            || (self.applied > self.checkpointed && self.store.front_bytes() >= self.rule.front_bytes);
+            || self.store.front_bytes() >= self.rule.front_bytes;
         if !due {
             return;
         }

@@ -5,9 +5,8 @@
 
 use quorate_consensus::Membership;
 use quorate_ids::LogIndex;
-use quorate_store::{Frozen, MergeStep, Pace, RewriteStep, Store, StoreError};
+use quorate_store::{Frozen, Location, MergeStep, Pace, RewriteStep, Store, StoreError};
 
-use super::mending::Damaged;
 use crate::frame::SnapshotPoint;
 
 /// Index entries that one step of merging runs touches.
@@ -42,7 +41,7 @@ pub enum CheckpointOutput {
 pub struct CheckpointStage {
     store: Store,
     stuck: Option<CheckpointInput>,
-    damaged: Vec<Damaged>,
+    damaged: Vec<Location>,
 }
 
 impl CheckpointStage {
@@ -77,8 +76,8 @@ impl CheckpointStage {
         Some(self.step(input, pace))
     }
 
-    /// Damaged records that background work came across since the last call.
-    pub fn take_damaged(&mut self) -> Vec<Damaged> {
+    /// Where the damaged records lie that background work came across since the last call.
+    pub fn take_damaged(&mut self) -> Vec<Location> {
         std::mem::take(&mut self.damaged)
     }
 
@@ -88,23 +87,31 @@ impl CheckpointStage {
         self.store.durable_index()
     }
 
-    /// A bounded piece of background work: merging runs, rewriting segments, removing files. True if there is more.
+    /// True where a checkpoint should be made soon, so that a damaged file can go.
+    #[must_use]
+    pub fn wants_checkpoint(&self) -> bool {
+        self.stuck.is_none() && self.store.wants_checkpoint()
+    }
+
+    /// A bounded piece of background work: merging runs, rewriting segments, writing a damaged index anew, removing
+    /// files. True if there is more.
     pub fn background(&mut self, pace: &mut dyn Pace) -> Result<bool, String> {
         let merged = match self.store.merge_step(MERGE_ENTRIES_PER_STEP, pace) {
             Ok(step) => step == MergeStep::More,
             Err(StoreError::NoSpace { .. }) => false,
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::warn!(%error, "a part of the index on disk is damaged; all of it is written anew");
+                self.store.condemn_index();
+                true
+            }
             Err(error) => return Err(error.to_string()),
         };
+        let merged =
+            merged | (self.store.reindex_step().map_err(|error| error.to_string())? == MergeStep::More);
         let rewritten = match self.store.rewrite_step(REWRITE_BYTES_PER_STEP) {
             Ok(RewriteStep::More { .. }) => true,
             Ok(RewriteStep::Damaged { records, .. }) => {
-                let found = records.into_iter().map(|record| Damaged {
-                    table: record.table,
-                    key: record.key,
-                    stamp: None,
-                    at: record.at,
-                });
-                self.damaged.extend(found);
+                self.damaged.extend(records.into_iter().map(|record| record.at));
                 false
             }
             Ok(RewriteStep::Idle | RewriteStep::Full | RewriteStep::Vacated { .. }) => false,

@@ -1,30 +1,31 @@
 //! Mending damaged records: each is asked for at one peer after the other, checked, and put back.
 //!
-//! Invariants: a record is put back only where it fits the row that points at it; the number of records under way is
-//! bounded, and what is beyond the bound is found again by the next read or rewrite.
+//! A record belongs to one or two rows, and a peer may have only one of them left: a superseded version is in its
+//! history alone, a current one may have left the history. So each peer is asked under each row that points at the
+//! record here. Invariants:
+//!
+//! - A record is put back only where it fits what the damaged one still tells, or else the row that points at it.
+//! - A record counts as lost only when every peer said twice that it has none (a peer that lags may come to have it),
+//!   or when some stayed silent for [`JOB_NANOS_MAX`]. Before the first list of members it is not asked for, nor lost.
+//! - The number of records under way is bounded; what is beyond the bound is refused, and found again by the next
+//!   read or rewrite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_ids::{LogIndex, MemberId, Monotonic};
-use quorate_store::{FetchedRecord, Location, Stamp, Store, TableId};
+use quorate_store::{FetchedRecord, Location, Stamp, Store, TableId, Wanted};
 
 use crate::frame::Frame;
 
 /// Records that are asked for at a time.
 const RECORDS_UNDER_WAY_MAX: usize = 256;
-/// A peer that has not answered after this long is passed over.
-const ANSWER_NANOS_MAX: u64 = 2_000_000_000;
-
-/// A record that can't be read here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged {
-    pub table: TableId,
-    pub key: Vec<u8>,
-    /// Known where the record's header is intact.
-    pub stamp: Option<Stamp>,
-    pub at: Location,
-}
+/// A peer that has not answered after this long is passed over, and asked again in the next round.
+const ANSWER_NANOS_MAX: u64 = 1_500_000_000;
+/// Between two rounds of asking all peers.
+const ROUND_PAUSE_NANOS: u64 = 500_000_000;
+/// For so long peers that are silent are asked again.
+pub const JOB_NANOS_MAX: u64 = 20_000_000_000;
 
 /// What became of a damaged record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,56 +34,115 @@ pub enum Mended {
     Done,
     /// No peer has it.
     Lost,
+    /// Too many are asked for already: try again later.
+    Busy,
 }
 
 /// A question, and whom to ask it.
 pub type Ask = (MemberId, Frame);
-/// A damaged record, and what became of it.
-pub type Ended = (Damaged, Mended);
+/// Where a damaged record lies, and what became of it.
+pub type Ended = (Location, Mended);
+
+/// What a step of mending came to.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub asks: Vec<Ask>,
+    pub ended: Vec<Ended>,
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its header is damaged too: the rows are to be looked through.
+    Unknown,
+    /// A round begins at this time; with the first list of members at the earliest.
+    Waits(Monotonic),
+    /// This peer was asked at this time.
+    Asked(MemberId, Monotonic),
+}
 
 struct Job {
-    damaged: Damaged,
-    peers_left: Vec<MemberId>,
-    asked: Option<MemberId>,
-    since: Monotonic,
+    at: Location,
+    wanted: Wanted,
+    state: State,
+    /// Whom to ask in this round, and under which of the owners.
+    left: VecDeque<(MemberId, usize)>,
+    /// The owner under which the last question was put.
+    owner: usize,
+    /// Questions so far: an answer names the one that it is for.
+    question: u32,
+    rounds: u32,
+    /// Somebody did not answer in this round.
+    silent: bool,
+    first_asked: Option<Monotonic>,
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Mending {
-    jobs: BTreeMap<u64, Job>,
-    requests: u64,
-    peers: Vec<MemberId>,
+    jobs: BTreeMap<u32, Job>,
+    last_job: u32,
+    /// `None` before the first list of members.
+    peers: Option<Vec<MemberId>>,
 }
 
 impl Mending {
     /// Whom to ask.
     pub fn set_peers(&mut self, peers: Vec<MemberId>) {
-        self.peers = peers;
+        self.peers = Some(peers);
     }
 
-    /// Takes a damaged record in, and says whom to ask for it.
-    pub fn begin(&mut self, damaged: Damaged, now: Monotonic) -> Vec<Ask> {
-        let known = self.jobs.values().any(|job| job.damaged.at == damaged.at);
-        if known || self.jobs.len() >= RECORDS_UNDER_WAY_MAX {
-            return Vec::new();
+    /// Takes a damaged record in.
+    pub fn begin(&mut self, at: Location, store: &Store, now: Monotonic) -> Progress {
+        let mut progress = Progress::default();
+        if self.jobs.values().any(|job| job.at == at) {
+            return progress;
         }
-        self.requests += 1;
-        let peers_left = self.peers.clone();
-        self.jobs.insert(self.requests, Job { damaged, peers_left, asked: None, since: now });
-        self.ask(self.requests, now).into_iter().collect()
+        if self.jobs.len() >= RECORDS_UNDER_WAY_MAX {
+            progress.ended.push((at, Mended::Busy));
+            return progress;
+        }
+        let header = store.wanted_by_header(at);
+        let state = if header.is_some() { State::Waits(now) } else { State::Unknown };
+        self.last_job = self.last_job.wrapping_add(1);
+        let job = Job {
+            at,
+            wanted: header.unwrap_or_default(),
+            state,
+            left: VecDeque::new(),
+            owner: 0,
+            question: 0,
+            rounds: 0,
+            silent: false,
+            first_asked: None,
+        };
+        self.jobs.insert(self.last_job, job);
+        self.go_on(self.last_job, store, now, &mut progress);
+        progress
     }
 
-    fn ask(&mut self, request: u64, now: Monotonic) -> Option<Ask> {
-        let job = self.jobs.get_mut(&request)?;
-        job.asked = job.peers_left.pop();
-        job.since = now;
-        let Damaged { table, key, stamp, .. } = &job.damaged;
-        let stamp = stamp.unwrap_or_default();
-        let key = Bytes::copy_from_slice(key);
-        let frame =
-            Frame::RecordRequest { request, table: table.0, key, index: stamp.index, place: stamp.place };
-        Some((job.asked?, frame))
+    /// Does for a job what can be done now.
+    fn go_on(&mut self, number: u32, store: &Store, now: Monotonic, progress: &mut Progress) {
+        let (Some(peers), Some(job)) = (&self.peers, self.jobs.get_mut(&number)) else { return };
+        let outcome = match job.state {
+            State::Waits(until) if until <= now => job.begin_round(peers, store, now),
+            State::Asked(peer, since) if now.since(since) > ANSWER_NANOS_MAX => {
+                job.passes_over(peer);
+                None
+            }
+            State::Unknown | State::Waits(_) | State::Asked(..) => return,
+        };
+        if let Some(outcome) = outcome.or_else(|| job.next(number, now, progress)) {
+            self.end(number, outcome, store, progress);
+        }
+    }
+
+    fn end(&mut self, number: u32, outcome: Mended, store: &Store, progress: &mut Progress) {
+        let Some(Job { at, .. }) = self.jobs.remove(&number) else { return };
+        // What nobody has may have become what nobody needs.
+        let needed = || store.wanted_by_rows(&[at]).iter().any(|wanted| !wanted.owners.is_empty());
+        let outcome = if outcome == Mended::Lost && !needed() { Mended::Done } else { outcome };
+        progress.ended.push((at, outcome));
     }
 
     /// A peer answered: puts the record back, or says whom to ask next.
@@ -93,45 +153,95 @@ impl Mending {
         record: Option<&Bytes>,
         store: &Store,
         now: Monotonic,
-    ) -> (Option<Ended>, Option<Ask>) {
-        let Some(job) = self.jobs.get(&request).filter(|job| job.asked == Some(from)) else {
-            return (None, None);
+    ) -> Progress {
+        let mut progress = Progress::default();
+        let (number, question) = ((request >> 32) as u32, request as u32);
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| job.question == question) else {
+            return progress;
         };
+        if !matches!(job.state, State::Asked(peer, _) if peer == from) {
+            return progress;
+        }
+        let mut outcome = None;
         if let Some(good) = record.and_then(decode_record) {
-            let Damaged { table, key, at, .. } = &job.damaged;
-            match store.mend(*table, key, *at, &good) {
-                Ok(_) => {
-                    let job = self.jobs.remove(&request).expect("just looked at");
-                    return (Some((job.damaged, Mended::Done)), None);
-                }
+            let (table, key) = &job.wanted.owners[job.owner];
+            match store.mend(*table, key, job.at, &good) {
+                Ok(_) => outcome = Some(Mended::Done),
                 Err(error) => tracing::debug!(peer = %from, %error, "a peer's copy of a record does not fit"),
             }
         }
-        self.go_on(request, now)
+        if let Some(outcome) = outcome.or_else(|| job.next(number, now, &mut progress)) {
+            self.end(number, outcome, store, &mut progress);
+        }
+        progress
     }
 
-    fn go_on(&mut self, request: u64, now: Monotonic) -> (Option<Ended>, Option<Ask>) {
-        if let Some(next) = self.ask(request, now) {
-            return (None, Some(next));
+    /// Begins rounds that are due, and passes over peers that do not answer.
+    pub fn tick(&mut self, store: &Store, now: Monotonic) -> Progress {
+        let mut progress = Progress::default();
+        let unknown: Vec<u32> =
+            self.jobs.iter().filter(|(_, job)| job.state == State::Unknown).map(|(n, _)| *n).collect();
+        if !unknown.is_empty() {
+            let places: Vec<Location> = unknown.iter().map(|number| self.jobs[number].at).collect();
+            for (number, wanted) in unknown.iter().zip(store.wanted_by_rows(&places)) {
+                let job = self.jobs.get_mut(number).expect("just looked at");
+                (job.wanted, job.state) = (wanted, State::Waits(now));
+            }
         }
-        let lost = self.jobs.remove(&request).map(|job| (job.damaged, Mended::Lost));
-        (lost, None)
+        let all: Vec<u32> = self.jobs.keys().copied().collect();
+        for number in all {
+            self.go_on(number, store, now, &mut progress);
+        }
+        progress
+    }
+}
+
+impl Job {
+    /// Every peer is to be asked under every owner, the owners that are still there.
+    fn begin_round(&mut self, peers: &[MemberId], store: &Store, now: Monotonic) -> Option<Mended> {
+        if let Some(wanted) = store.wanted_by_header(self.at) {
+            self.wanted = wanted;
+        }
+        if self.wanted.owners.is_empty() {
+            return Some(Mended::Done);
+        }
+        let owners = self.wanted.owners.len();
+        self.left = peers.iter().flat_map(|&peer| (0..owners).map(move |owner| (peer, owner))).collect();
+        // Peers take turns in being first: one that is silent delays a single round.
+        self.left.rotate_left(self.rounds as usize % peers.len().max(1) * owners);
+        self.rounds += 1;
+        self.silent = false;
+        self.first_asked.get_or_insert(now);
+        self.left.is_empty().then_some(Mended::Lost)
     }
 
-    /// Passes over peers that do not answer.
-    pub fn tick(&mut self, now: Monotonic) -> (Vec<Ended>, Vec<Ask>) {
-        let late = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.asked.is_none() || now.since(job.since) > ANSWER_NANOS_MAX);
-        let late: Vec<u64> = late.map(|(request, _)| *request).collect();
-        let (mut ended, mut asks) = (Vec::new(), Vec::new());
-        for request in late {
-            let (end, ask) = self.go_on(request, now);
-            ended.extend(end);
-            asks.extend(ask);
-        }
-        (ended, asks)
+    fn passes_over(&mut self, peer: MemberId) {
+        self.silent = true;
+        self.left.retain(|(other, _)| *other != peer);
+    }
+
+    /// Asks the next one; at the end of a round says whether the record is lost.
+    fn next(&mut self, number: u32, now: Monotonic, progress: &mut Progress) -> Option<Mended> {
+        let Some((peer, owner)) = self.left.pop_front() else {
+            let denied = !self.silent && self.rounds >= 2;
+            let late = self.first_asked.is_some_and(|first| now.since(first) >= JOB_NANOS_MAX);
+            self.state = State::Waits(now.plus(ROUND_PAUSE_NANOS));
+            return (denied || late).then_some(Mended::Lost);
+        };
+        self.question = self.question.wrapping_add(1);
+        self.owner = owner;
+        self.state = State::Asked(peer, now);
+        let (table, key) = &self.wanted.owners[owner];
+        let stamp = self.wanted.stamp.unwrap_or_default();
+        let frame = Frame::RecordRequest {
+            request: u64::from(number) << 32 | u64::from(self.question),
+            table: table.0,
+            key: Bytes::copy_from_slice(key),
+            index: stamp.index,
+            place: stamp.place,
+        };
+        progress.asks.push((peer, frame));
+        None
     }
 }
 
@@ -189,44 +299,5 @@ fn take(bytes: &mut Bytes) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn damaged(segment: u32) -> Damaged {
-        let at = Location { segment, offset: 0, len: 1 };
-        Damaged { table: TableId(1), key: b"k".to_vec(), stamp: None, at }
-    }
-
-    #[test]
-    fn a_record_reads_back_as_written_and_a_cut_one_is_refused() {
-        let record = FetchedRecord {
-            stamp: Stamp { index: LogIndex(5), place: 6 },
-            first: (TableId(1), b"key".to_vec()),
-            second: Some((TableId(2), b"other".to_vec())),
-            row: b"row".to_vec(),
-            body: Bytes::from_static(b"body"),
-        };
-        let bytes = encode_record(&record);
-        assert_eq!(decode_record(&bytes), Some(record));
-        for keep in 0..bytes.len() {
-            assert_eq!(decode_record(&bytes.slice(..keep)), None);
-        }
-    }
-
-    #[test]
-    fn peers_are_asked_one_after_the_other_and_then_the_record_is_lost() {
-        let store = Store::in_memory();
-        let mut mending = Mending::default();
-        mending.set_peers(vec![MemberId(2), MemberId(3)]);
-        let asked = mending.begin(damaged(1), Monotonic(0));
-        let [(first, Frame::RecordRequest { request, .. })] = &asked[..] else { panic!("{asked:?}") };
-        assert!(mending.begin(damaged(1), Monotonic(0)).is_empty(), "it is asked for already");
-        let (ended, next) = mending.answered(*first, *request, None, &store, Monotonic(1));
-        assert_eq!(ended, None);
-        let second = next.expect("the other peer").0;
-        assert_ne!(second, *first);
-        let (ended, asks) = mending.tick(Monotonic(1 + ANSWER_NANOS_MAX + 1));
-        assert!(asks.is_empty());
-        assert_eq!(ended, vec![(damaged(1), Mended::Lost)]);
-    }
-}
+#[path = "mending_tests.rs"]
+mod tests;

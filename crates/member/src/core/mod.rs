@@ -20,6 +20,8 @@ mod absorption;
 #[cfg(test)]
 mod absorption_tests;
 mod apply;
+#[cfg(test)]
+mod apply_tests;
 mod checkpoint;
 mod clock;
 mod divergence;
@@ -44,7 +46,7 @@ use bytes::Bytes;
 use quorate_consensus::{Entry, HardState, Membership};
 use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
 use quorate_models::ModelId;
-use quorate_store::Frozen;
+use quorate_store::{Frozen, Location};
 
 use crate::envelope::Origin;
 use crate::event::Event;
@@ -60,7 +62,7 @@ pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
 pub use joins::{INVITE_AFTER_NANOS, JOIN_NANOS_MAX, JOINING_MAX};
 pub use log_loop::{LogLoop, LogLoopConfig};
 pub use log_writer::LogWriter;
-pub use mending::{Damaged, Mended};
+pub use mending::{JOB_NANOS_MAX, Mended};
 pub use open::{Founding, OpenConfig, OpenError, Stages, open};
 pub use transfer::{TransferInput, TransferOutput, TransferStage};
 
@@ -345,8 +347,8 @@ pub enum ApplyOutput {
         model: ModelId,
         command: Bytes,
     },
-    /// For the transfer stage: a command needs this record, and it can't be read.
-    Mend(Damaged),
+    /// For the transfer stage: a command needs the record there, and it can't be read.
+    Mend(Location),
     /// For the log loop: what the tables hold at `index`.
     Hashed {
         index: LogIndex,

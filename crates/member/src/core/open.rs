@@ -80,7 +80,7 @@ pub struct OpenConfig {
 pub enum OpenError {
     #[error("the log can't be used: {0}")]
     Wal(#[from] quorate_wal::WalError),
-    #[error("the store can't be used: {0}")]
+    #[error("the store can't be used: {0}{cure}", cure = cure(.0))]
     Store(#[from] quorate_store::OpenError),
     #[error("the store can't be written: {0}")]
     StoreWrite(#[from] quorate_store::StoreError),
@@ -249,6 +249,18 @@ fn go_on_founding(wal: &mut Wal, recovered: &mut Recovered, founding: &Founding)
     Ok(())
 }
 
+/// What to do about a store whose files are damaged.
+fn cure(error: &quorate_store::OpenError) -> &'static str {
+    use quorate_store::{OpenError, StoreError};
+    match error {
+        OpenError::Store(StoreError::Corrupt { .. }) | OpenError::Hash { .. } => {
+            ". Bring the folder back from a disk that has it, or restore this member from its peers: start it once with \
+             --give-up-data, so that it gives up its log and store and returns as a new incarnation"
+        }
+        _ => "",
+    }
+}
+
 fn open_store(
     disk: &Arc<dyn Disk>,
     config: &OpenConfig,
@@ -259,8 +271,15 @@ fn open_store(
     let generation = recovered.store_generation;
     let opened = Store::open(disk.clone(), config.store.clone(), store_identity(identity), generation);
     let store = match opened {
-        Ok((store, opened)) if !opened.meta.extra.is_empty() => return Ok((store, opened.meta)),
-        Ok((store, _)) => store,
+        Ok((store, opened)) => {
+            if let Some(damaged) = &opened.repaired {
+                tracing::warn!("{damaged}; its copy was sound, and it was written anew");
+            }
+            if !opened.meta.extra.is_empty() {
+                return Ok((store, opened.meta));
+            }
+            store
+        }
         Err(quorate_store::OpenError::Missing { .. }) if generation == FIRST_GENERATION => {
             Store::create(disk.clone(), config.store.clone(), store_identity(identity), generation)?
         }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_disk::Disk;
 use quorate_ids::{MemberId, Monotonic};
-use quorate_store::{Chunk, Export, Identity, Incoming, Pace, Store};
+use quorate_store::{Chunk, Export, Identity, Incoming, Location, Pace, Store, StoreError};
 
 use super::Now;
-use super::mending::{self, Damaged, Mended, Mending};
+use super::mending::{self, Mended, Mending, Progress};
 use crate::frame::{CHUNK_BYTES_MAX, Frame, SnapshotPoint};
 
 /// Chunks that a receiver has asked for and not got.
@@ -42,8 +42,8 @@ pub enum TransferInput {
         to: MemberId,
         point: SnapshotPoint,
     },
-    /// A record can't be read here: peers may have it.
-    Mend(Damaged),
+    /// The record there can't be read: peers may have it.
+    Mend(Location),
     /// The other members.
     Peers(Vec<MemberId>),
     /// A fetched generation is not needed.
@@ -74,8 +74,12 @@ pub enum TransferOutput {
     },
     /// What became of a damaged record.
     Mended {
-        damaged: Damaged,
+        at: Location,
         outcome: Mended,
+    },
+    /// A file of the checkpoint that was to be sent is damaged; it is being written anew.
+    Condemned {
+        file: String,
     },
 }
 
@@ -134,10 +138,9 @@ impl TransferStage {
                     self.sending.remove(&to);
                 }
             }
-            TransferInput::Mend(damaged) => {
-                tracing::warn!(?damaged, "a record is damaged; asking the other members for it");
-                let asks = self.mending.begin(damaged, now);
-                self.out.extend(asks.into_iter().map(|(to, frame)| TransferOutput::Send { to, frame }));
+            TransferInput::Mend(at) => {
+                let progress = self.mending.begin(at, &self.store, now);
+                self.mended(progress);
             }
             TransferInput::Peers(peers) => self.mending.set_peers(peers),
             TransferInput::Discard { generation } => self.obsolete.push(generation),
@@ -153,10 +156,8 @@ impl TransferStage {
     /// Looks after timeouts and folders that are not needed any more.
     pub fn tick(&mut self, now: Now) -> Vec<TransferOutput> {
         let now = now.monotonic;
-        let (ended, asks) = self.mending.tick(now);
-        self.out.extend(asks.into_iter().map(|(to, frame)| TransferOutput::Send { to, frame }));
-        self.out
-            .extend(ended.into_iter().map(|(damaged, outcome)| TransferOutput::Mended { damaged, outcome }));
+        let progress = self.mending.tick(&self.store, now);
+        self.mended(progress);
         self.sending.retain(|_, sending| now.since(sending.last) < SILENCE_NANOS_MAX);
         if let Some(fetching) = &mut self.fetching {
             if now.since(fetching.progress) > SILENCE_NANOS_MAX {
@@ -187,6 +188,12 @@ impl TransferStage {
         std::mem::take(&mut self.out)
     }
 
+    fn mended(&mut self, progress: Progress) {
+        let Progress { asks, ended } = progress;
+        self.out.extend(asks.into_iter().map(|(to, frame)| TransferOutput::Send { to, frame }));
+        self.out.extend(ended.into_iter().map(|(at, outcome)| TransferOutput::Mended { at, outcome }));
+    }
+
     fn send(&mut self, to: MemberId, frame: Frame) {
         self.out.push(TransferOutput::Send { to, frame });
     }
@@ -195,7 +202,7 @@ impl TransferStage {
         match frame {
             Frame::SnapshotOpen { point } => self.open(from, point, now),
             Frame::ChunkRequest { point, file, offset, len } => {
-                self.serve(from, point, file, offset, len, now)
+                self.serve(from, point, file, (offset, len), now, pace)
             }
             Frame::SnapshotManifest { point, manifest } if self.awaits(from, point) => {
                 self.begin(&manifest, now, pace)
@@ -208,9 +215,8 @@ impl TransferStage {
                 self.send(from, answer);
             }
             Frame::Record { request, record } => {
-                let (ended, ask) = self.mending.answered(from, request, record.as_ref(), &self.store, now);
-                self.out.extend(ask.map(|(to, frame)| TransferOutput::Send { to, frame }));
-                self.out.extend(ended.map(|(damaged, outcome)| TransferOutput::Mended { damaged, outcome }));
+                let progress = self.mending.answered(from, request, record.as_ref(), &self.store, now);
+                self.mended(progress);
             }
             Frame::SnapshotGone { point } if self.awaits(from, point) => self.give_up(),
             other => {
@@ -244,9 +250,9 @@ impl TransferStage {
         to: MemberId,
         point: SnapshotPoint,
         file: String,
-        offset: u64,
-        len: u32,
+        (offset, len): (u64, u32),
         now: Monotonic,
+        pace: &mut dyn Pace,
     ) {
         let Some(sending) = self.sending.get_mut(&to).filter(|sending| sending.point == point) else {
             self.send(to, Frame::SnapshotGone { point });
@@ -254,11 +260,17 @@ impl TransferStage {
         };
         sending.last = now;
         let len = (len as usize).min(CHUNK_BYTES_MAX);
-        match sending.export.read_chunk(&file, offset, len) {
+        // A damaged file would be refused at its end, after all of it was sent. What is read here is in the page cache
+        // when its chunks are asked for.
+        let sound = if offset == 0 { sending.export.verify(&file, pace) } else { Ok(()) };
+        match sound.and_then(|()| sending.export.read_chunk(&file, offset, len)) {
             Ok(chunk) => self.send(to, Frame::Chunk { point, file, offset, bytes: chunk.bytes }),
             Err(error) => {
                 tracing::warn!(%to, file, offset, %error, "a snapshot's file can't be read; the transfer ends");
                 self.sending.remove(&to);
+                if matches!(error, StoreError::Corrupt { .. }) && self.store.condemn(&file) {
+                    self.out.push(TransferOutput::Condemned { file });
+                }
                 self.send(to, Frame::SnapshotGone { point });
             }
         }

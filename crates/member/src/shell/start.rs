@@ -12,11 +12,13 @@ use quorate_models::Feeds;
 use quorate_wal::Wal;
 use tokio::sync::watch;
 
+use super::background;
 use super::book::PeerBook;
 use super::folder_lock::FolderLock;
 use super::inbox::Inbox;
 use super::joiner;
 use super::pool::Pool;
+use super::pressure::Pressure;
 use super::running::Running;
 use super::threads::{self, Clock, Links};
 use super::transport::{self, Transport};
@@ -236,7 +238,7 @@ fn open_config(config: &Config) -> OpenConfig {
         checkpoint: CheckpointRule {
             front_bytes: config.store.front_bytes_max / 2,
             entries: config.checkpoint_entries,
-            front_room_min: config.store.front_bytes_max / 2,
+            front_room_min: front_room_min(config),
         },
     }
 }
@@ -247,6 +249,11 @@ fn random_u64() -> u64 {
     let one = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let two = std::collections::hash_map::RandomState::new().build_hasher().finish();
     (one ^ two.rotate_left(32)).max(1)
+}
+
+/// With less room than this in the fronts writes are refused.
+fn front_room_min(config: &Config) -> u64 {
+    config.store.front_bytes_max / 2
 }
 
 /// Removes the log and every generation of the store; the peer book stays.
@@ -378,6 +385,7 @@ fn run(
         status: RwLock::new(Status::default()),
         members: RwLock::new(Arc::new(stages.members.to_vec())),
         visible,
+        mended: tokio::sync::broadcast::Sender::new(crate::handle::MENDED_KEPT),
         request_timeout: config.request_timeout(),
         request_bytes_max: config.request_bytes_max,
         election_timeout: config.election_timeout,
@@ -399,6 +407,7 @@ fn run(
         may_stop: AtomicBool::new(false),
         stopped: stopped_sender,
         background_bytes_per_second: config.background_bytes_per_second,
+        pressure: Pressure::new(config.store.front_bytes_max, front_room_min(config)),
         disk: base.disk.clone(),
         observer: config.observer.clone(),
     });
@@ -419,7 +428,7 @@ fn run(
         threads::spawn("quorate-wal", &links, move |l| threads::run_writer(l, log_writer, &to_write))
             .map_err(failed())?,
         threads::spawn("quorate-store", &links, move |l| {
-            threads::run_checkpoints(l, checkpoint, &to_checkpoint)
+            background::run_checkpoints(l, checkpoint, &to_checkpoint)
         })
         .map_err(failed())?,
         threads::spawn("quorate-xfer", &links, move |l| threads::run_transfers(l, transfer))

@@ -8,28 +8,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quorate_disk::Disk;
 use quorate_ids::{LogIndex, Monotonic, WallTime};
-use quorate_store::Pace;
+use quorate_store::Location;
 
+use super::background::{SteadyPace, step_back};
 use super::inbox::Inbox;
 use super::log::with_callers_log;
+use super::pressure::Pressure;
 use super::transport::Transport;
 use crate::core::{
-    ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, CheckpointOutput, CheckpointStage, LeaseAnswer,
-    LogBatch, LogInput, LogLoop, LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput,
-    TransferStage, move_to,
+    ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, LeaseAnswer, LogBatch, LogInput, LogLoop,
+    LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput, TransferStage, move_to,
 };
 use crate::frame::Lane;
 use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
 use crate::joining::{AbsorbRefusal, Offer, Reply};
 
 /// How long a stage waits between tries while the disk is full.
-const SPACE_RETRY_PAUSE: Duration = Duration::from_millis(200);
+pub const SPACE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// An idle log is marked after this long.
 const MARK_AFTER: Duration = Duration::from_millis(500);
 /// Between looks at background work when there was none.
-const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
+pub const BACKGROUND_PAUSE: Duration = Duration::from_millis(500);
 /// Between pieces of background work, so that it never takes a core for itself.
-const BACKGROUND_STEP_PAUSE: Duration = Duration::from_millis(1);
+pub const BACKGROUND_STEP_PAUSE: Duration = Duration::from_millis(1);
 /// The transfer stage looks after its timeouts this often.
 const TRANSFER_TICK: Duration = Duration::from_millis(100);
 
@@ -37,7 +38,7 @@ const TRANSFER_TICK: Duration = Duration::from_millis(100);
 pub enum ApplyNote {
     Input(ApplyInput),
     CheckpointDone(Option<LogIndex>),
-    Mended,
+    Mended(Location, Mended),
 }
 
 /// What the threads of one member share.
@@ -51,6 +52,8 @@ pub struct Links {
     pub may_stop: AtomicBool,
     pub stopped: tokio::sync::watch::Sender<Option<super::Stopped>>,
     pub background_bytes_per_second: u64,
+    /// When the writer of checkpoints has to hurry.
+    pub pressure: Pressure,
     pub disk: Arc<dyn Disk>,
     pub observer: Option<crate::event::Observer>,
 }
@@ -90,7 +93,7 @@ impl Links {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, reason: String) {
+    pub fn fail(&self, reason: String) {
         self.shared.inbox.report(LogInput::Failed { reason });
     }
 
@@ -291,7 +294,7 @@ pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::
             match note {
                 ApplyNote::Input(input) => stage.step(input),
                 ApplyNote::CheckpointDone(durable) => stage.checkpoint_done(durable),
-                ApplyNote::Mended => stage.mended(),
+                ApplyNote::Mended(at, outcome) => stage.mended(at, outcome),
             }
         }
         let outputs = stage.work(links.clock.now());
@@ -318,7 +321,7 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             ApplyOutput::Hashed { index, hash } => {
                 links.shared.inbox.report(LogInput::Hashed { index, hash })
             }
-            ApplyOutput::Mend(damaged) => links.transfer.report(TransferInput::Mend(damaged)),
+            ApplyOutput::Mend(at) => links.transfer.report(TransferInput::Mend(at)),
             ApplyOutput::FrontTight(tight) => links.shared.inbox.report(LogInput::FrontTight(tight)),
             ApplyOutput::Expire { term, model, command } => {
                 links.shared.inbox.report(LogInput::Expire { term, model, command });
@@ -349,103 +352,12 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
     }
 }
 
-// ---- checkpoints ----
-
-/// Slows background writing down to a steady rate.
-struct SteadyPace {
-    bytes_per_second: u64,
-}
-
-/// Where O_DIRECT is refused, writing back dirty pages disturbs the log more: a fifth of the rate.
-const BUFFERED_SLOWDOWN: u64 = 5;
-
-impl Pace for SteadyPace {
-    fn wrote(&mut self, bytes: usize, direct: bool) {
-        let rate = if direct { self.bytes_per_second } else { self.bytes_per_second / BUFFERED_SLOWDOWN };
-        if rate > 0 {
-            std::thread::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64));
-        }
-    }
-}
-
-/// Writes checkpoints until the apply stage is gone.
-pub fn run_checkpoints(
-    links: &Arc<Links>,
-    mut stage: CheckpointStage,
-    fronts: &mpsc::Receiver<CheckpointInput>,
-) {
-    step_back();
-    let mut pace = SteadyPace { bytes_per_second: links.background_bytes_per_second };
-    let mut more = false;
-    loop {
-        let patience = if stage.is_stuck() {
-            SPACE_RETRY_PAUSE
-        } else if more {
-            BACKGROUND_STEP_PAUSE
-        } else {
-            BACKGROUND_PAUSE
-        };
-        let started = Instant::now();
-        let stuck = stage.is_stuck();
-        let outcome = match fronts.recv_timeout(patience) {
-            Ok(front) => Some(stage.step(front, &mut pace)),
-            Err(mpsc::RecvTimeoutError::Timeout) if stage.is_stuck() => stage.retry(&mut pace),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                match stage.background(&mut pace) {
-                    Ok(left) => {
-                        more = left;
-                        for damaged in stage.take_damaged() {
-                            links.transfer.report(TransferInput::Mend(damaged));
-                        }
-                    }
-                    Err(reason) => links.fail(format!("background work on the store failed: {reason}")),
-                }
-                None
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        };
-        match outcome {
-            Some(CheckpointOutput::Durable { point, membership }) => {
-                links.shared.metrics.checkpoint_seconds.observe(started.elapsed().as_secs_f64());
-                links.apply.report(ApplyNote::CheckpointDone(Some(point.index)));
-                links.shared.inbox.report(LogInput::StoreNoSpace(false));
-                links.shared.inbox.report(LogInput::Checkpointed { point, membership });
-            }
-            Some(CheckpointOutput::Void) => links.apply.report(ApplyNote::CheckpointDone(None)),
-            Some(CheckpointOutput::NoSpace) => {
-                if !stuck {
-                    tracing::warn!(
-                        "the disk has no space for a checkpoint; writes go on while memory for them lasts"
-                    );
-                }
-                links.shared.inbox.report(LogInput::StoreNoSpace(true));
-            }
-            Some(CheckpointOutput::Failed { reason }) => links.fail(format!("a checkpoint failed: {reason}")),
-            None => {}
-        }
-    }
-}
-
-/// Lets every other thread of this process go first: relative to them, whatever priority the process was given.
-fn step_back() {
-    const NICER_BY: libc::c_int = 10;
-    const NICENESS_MAX: libc::c_int = 19;
-    // SAFETY: on Linux `who` 0 means the calling thread; neither call touches memory of ours.
-    let failed = unsafe {
-        let own = libc::getpriority(libc::PRIO_PROCESS, 0);
-        libc::setpriority(libc::PRIO_PROCESS, 0, (own + NICER_BY).min(NICENESS_MAX))
-    };
-    if failed != 0 {
-        tracing::debug!("background threads run at normal priority");
-    }
-}
-
 // ---- snapshots ----
 
 /// Serves and fetches snapshots until the member stops.
 pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
     step_back();
-    let mut pace = SteadyPace { bytes_per_second: links.background_bytes_per_second };
+    let mut pace = SteadyPace::new(links.background_bytes_per_second);
     let mut inputs = Vec::new();
     while !links.is_stopping() {
         links.transfer.take(&mut inputs, TRANSFER_TICK);
@@ -459,15 +371,10 @@ pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
                 TransferOutput::Fetched { from, point, generation } => {
                     links.shared.inbox.report(LogInput::SnapshotFetched { from, point, generation });
                 }
-                TransferOutput::Mended { damaged, outcome } => {
-                    match outcome {
-                        Mended::Done => links.shared.metrics.records_mended.inc(),
-                        Mended::Lost => {
-                            tracing::error!(?damaged, "a damaged record is lost: no other member has it");
-                            links.shared.metrics.records_lost.inc();
-                        }
-                    }
-                    links.apply.report(ApplyNote::Mended);
+                TransferOutput::Mended { at, outcome } => mended(links, at, outcome),
+                TransferOutput::Condemned { file } => {
+                    tracing::warn!(file, "a file of the store is damaged; what it holds is written anew");
+                    links.shared.metrics.files_condemned.inc();
                 }
                 TransferOutput::GaveUp { from, point } => {
                     links.shared.inbox.report(LogInput::SnapshotFailed { from, point });
@@ -475,4 +382,22 @@ pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
             }
         }
     }
+}
+
+fn mended(links: &Links, at: Location, outcome: Mended) {
+    let segment = format_args!("{:08x}", at.segment).to_string();
+    match outcome {
+        Mended::Done => {
+            tracing::info!(segment, offset = at.offset, "a damaged record was mended");
+            links.shared.metrics.records_mended.inc();
+        }
+        Mended::Lost => {
+            tracing::error!(segment, offset = at.offset, "a damaged record is lost: no other member has it");
+            links.shared.metrics.records_lost.inc();
+        }
+        Mended::Busy => {}
+    }
+    // Nobody listens where nobody waits.
+    let _ = links.shared.mended.send((at, outcome));
+    links.apply.report(ApplyNote::Mended(at, outcome));
 }

@@ -59,6 +59,18 @@ impl Image {
         self.len = len;
     }
 
+    /// The place of a byte that is not zero, drawn with `below`.
+    pub(super) fn written(&self, below: &mut dyn FnMut(u64) -> u64) -> Option<u64> {
+        let holds = |page: &&Arc<Page>| page.iter().any(|byte| *byte != 0);
+        let pages: Vec<usize> =
+            (0..self.pages.len()).filter(|&at| self.pages[at].as_ref().filter(holds).is_some()).collect();
+        let mut pick = |count: usize| (count > 0).then(|| below(count as u64) as usize);
+        let at = pages[pick(pages.len())?];
+        let page = self.pages[at].as_ref().expect("chosen because it holds something");
+        let bytes: Vec<usize> = (0..PAGE_BYTES).filter(|&byte| page[byte] != 0).collect();
+        Some((at * PAGE_BYTES + bytes[pick(bytes.len())?]) as u64).filter(|offset| *offset < self.len)
+    }
+
     /// Flips one bit; false where the place was never written.
     pub(super) fn flip(&mut self, offset: u64, bit: u8) -> bool {
         let at = (offset / PAGE_BYTES as u64) as usize;

@@ -31,6 +31,14 @@ pub enum CrashKind {
     Power,
 }
 
+/// Which bytes of a file rot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    AnyByte,
+    /// One that is not zero.
+    WrittenByte,
+}
+
 struct State {
     rng: Rng,
     latency: Latency,
@@ -197,7 +205,7 @@ impl SimDisk {
     }
 
     /// Flips a bit at rest in a file whose path `wanted` accepts; says which file and offset, if one was found.
-    pub fn rot(&self, wanted: &dyn Fn(&str) -> bool) -> Option<(String, u64)> {
+    pub fn rot(&self, what: Rot, wanted: &dyn Fn(&str) -> bool) -> Option<(String, u64)> {
         let mut state = self.lock();
         let State { names, inodes, rng, counts, .. } = &mut *state;
         let found: Vec<(&String, InodeId)> =
@@ -210,7 +218,11 @@ impl SimDisk {
         if inode.view.len() == 0 {
             return None;
         }
-        let (offset, bit) = (rng.below(inode.view.len()), rng.below(8) as u8);
+        let (mut offset, bit) = (rng.below(inode.view.len()), rng.below(8) as u8);
+        if what == Rot::WrittenByte {
+            // Most of a file is reserved ahead, and zero.
+            offset = inode.view.written(&mut |count| rng.below(count))?;
+        }
         if !inode.view.flip(offset, bit) {
             return None;
         }

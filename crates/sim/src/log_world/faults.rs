@@ -1,6 +1,7 @@
 //! Faults put into effect, and the end of the storm.
 
 use super::*;
+use crate::disk::Rot;
 use crate::nemesis::Shape;
 
 impl LogWorld {
@@ -65,6 +66,17 @@ impl LogWorld {
                 self.events.after(nanos, Event::HealNetwork);
                 *self.counts.entry("network: race for a vote").or_default() += 1;
             }
+            Fault::LonelyLeader { nanos } => {
+                let leads = |machine: &Machine| {
+                    let status = machine.replica.as_ref()?.consensus.status();
+                    (status.role == Role::Leader).then_some(status.term)
+                };
+                let terms = self.machines.iter().enumerate().filter_map(|(at, m)| Some((leads(m)?, at)));
+                let Some((_, member)) = terms.max() else { return };
+                Shape::Alone { member }.apply(&mut self.network, self.plan.members);
+                self.events.after(nanos, Event::HealNetwork);
+                *self.counts.entry("network: leader cut off").or_default() += 1;
+            }
             Fault::Clock { .. } => {}
         }
     }
@@ -78,8 +90,8 @@ impl LogWorld {
         let machine = &mut self.machines[member];
         machine.damaged = true;
         match how {
-            Damage::Rot => {
-                machine.disk.rot(&|_| true);
+            Damage::Rot | Damage::RotInRecords => {
+                machine.disk.rot(Rot::AnyByte, &|_| true);
             }
             Damage::Misdirect | Damage::StaleRead => {
                 let chance = Ppm(20_000);

@@ -291,6 +291,7 @@ impl World {
                     "the answer of {origin:?} at {} carries what can't be read: {error}",
                     applied.index
                 );
+                self.scrub_soon(member);
                 self.oracle.answered(origin, applied.index, None)
             }
         }
@@ -307,6 +308,7 @@ impl World {
             let excused = self.machines[member].damaged || self.machines[member].errors;
             ensure!(excused, "member {member} can't read a value: {reason}");
             self.count("client: a value could not be read");
+            self.scrub_soon(member);
             return Ok(());
         }
         let this = &mut self.clients[client];
@@ -396,6 +398,7 @@ impl World {
             Err(KeysError::Unreadable { reason }) => {
                 let excused = self.machines[member].damaged || self.machines[member].errors;
                 ensure!(excused, "member {member} can't read an event: {reason}");
+                self.scrub_soon(member);
                 Ok(())
             }
             Err(error) => {

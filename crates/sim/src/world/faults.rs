@@ -11,7 +11,7 @@ use quorate_models::Feeds;
 use super::clients::Delivery;
 use super::member::{Input, Running, Stage};
 use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
-use crate::disk::{CrashKind, DiskFaults};
+use crate::disk::{CrashKind, DiskFaults, Rot};
 use crate::nemesis::{Damage, Fault, Shape};
 use crate::network::NetworkFaults;
 use crate::oracle::{Checked, ensure};
@@ -269,6 +269,12 @@ impl World {
                 self.events.after(nanos, Event::HealNetwork);
                 self.count("network: race for a vote");
             }
+            Fault::LonelyLeader { nanos } => {
+                let Some(member) = self.leader() else { return };
+                Shape::Alone { member }.apply(&mut self.network, self.plan.members);
+                self.events.after(nanos, Event::HealNetwork);
+                self.count("network: leader cut off");
+            }
             Fault::Transfer { to } => {
                 for member in 0..self.plan.members {
                     let epoch = self.machines[member].epoch;
@@ -287,10 +293,10 @@ impl World {
         if self.plan.members < 3 {
             return;
         }
-        let member = match self.damaged {
-            Some(member) => member,
-            None => self.rng.below(self.plan.members as u64) as usize,
-        };
+        // Whoever leads sends the snapshots: its damage could spread.
+        let leader = if self.rng.one_in(2) { self.leader() } else { None };
+        let any = self.rng.below(self.plan.members as u64) as usize;
+        let member = self.damaged.or(leader).unwrap_or(any);
         self.damaged = Some(member);
         let machine = &mut self.machines[member];
         machine.damaged = true;
@@ -299,13 +305,29 @@ impl World {
             DiskFaults { damage_budget: 1, damage_spares: Some("wal/"), ..machine.disk.faults() };
         match how {
             Damage::Rot => {
-                machine.disk.rot(&|path| path.starts_with("store-"));
+                machine.disk.rot(Rot::AnyByte, &|path| path.starts_with("store-"));
+                return;
+            }
+            Damage::RotInRecords => {
+                let disk = machine.disk.clone();
+                for _ in 0..self.rng.between(1, 40) {
+                    disk.rot(Rot::WrittenByte, &|path| path.contains("/segment-"));
+                }
                 return;
             }
             Damage::Misdirect => (faults.misdirected_write, faults.misdirected_read) = (chance, chance),
             Damage::StaleRead => faults.stale_read = chance,
         }
         machine.disk.set_faults(faults);
+    }
+
+    /// The member that leads the newest term, as far as members say.
+    fn leader(&self) -> Option<usize> {
+        let leads = |(member, machine): (usize, &super::Machine)| {
+            let status = &machine.running.as_ref()?.status;
+            status.is_leader.then_some((status.term, member))
+        };
+        self.machines.iter().enumerate().filter_map(leads).max().map(|(_, member)| member)
     }
 
     pub(super) fn end_storm(&mut self) {

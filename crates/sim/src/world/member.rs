@@ -7,8 +7,11 @@ use std::collections::VecDeque;
 
 use quorate_ids::{LogIndex, Monotonic, WallTime};
 use quorate_member::Status;
-use quorate_member::core::{ApplyInput, CheckpointInput, LogBatch, LogInput, Now, Stages, TransferInput};
+use quorate_member::core::{
+    ApplyInput, CheckpointInput, LogBatch, LogInput, Mended, Now, Stages, TransferInput,
+};
 use quorate_models::Feeds;
+use quorate_store::Location;
 
 use crate::clock::Clock;
 use crate::disk::{CrashKind, SimDisk};
@@ -33,7 +36,7 @@ pub enum Input {
     Writer(LogBatch),
     Apply(ApplyInput),
     CheckpointDone(Option<LogIndex>),
-    Mended,
+    Mended(Location, Mended),
     Checkpoint(CheckpointInput),
     Transfer(TransferInput),
 }
@@ -43,7 +46,7 @@ impl Input {
         match self {
             Self::Log(_) => Stage::Log,
             Self::Writer(_) => Stage::Writer,
-            Self::Apply(_) | Self::CheckpointDone(_) | Self::Mended => Stage::Apply,
+            Self::Apply(_) | Self::CheckpointDone(_) | Self::Mended(..) => Stage::Apply,
             Self::Checkpoint(_) => Stage::Checkpoint,
             Self::Transfer(_) => Stage::Transfer,
         }

@@ -7,6 +7,7 @@
 mod clients;
 mod faults;
 mod member;
+mod scrub;
 mod stages;
 mod tree;
 
@@ -87,6 +88,11 @@ enum Event {
         member: usize,
     },
     StormEnds,
+    /// Time to look for damaged records again.
+    Scrub {
+        member: usize,
+        epoch: u64,
+    },
     Deadline,
     /// Nobody has kept any lease alive for longer than any lasts.
     LeasesEnd,
@@ -156,6 +162,9 @@ pub struct World {
     /// The last phase: nobody asks for anything any more, all members come to the same end.
     draining: bool,
     damaged: Option<usize>,
+    /// How often all members' records were read once the faults had ended, and when that may be done again.
+    scrubs: u32,
+    scrub_due_at: u64,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -219,6 +228,8 @@ impl World {
             storm: true,
             draining: false,
             damaged: None,
+            scrubs: 0,
+            scrub_due_at: 0,
             counts: BTreeMap::new(),
             options,
             plan,
@@ -258,7 +269,7 @@ impl World {
             self.taken += 1;
             self.hash.number(self.events.now());
             self.take(event)?;
-            if self.draining && self.is_settled() {
+            if self.draining && self.is_settled() && self.is_sound()? {
                 return self.compare_all();
             }
         }
@@ -306,6 +317,12 @@ impl World {
             }
             Event::StormEnds => {
                 self.end_storm();
+                Ok(())
+            }
+            Event::Scrub { member, epoch } => {
+                if self.machines[member].epoch == epoch {
+                    self.scrub(member);
+                }
                 Ok(())
             }
             Event::LeasesEnd => {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use quorate_ids::MemberId;
 use quorate_member::RequestError;
 use quorate_member::core::{
-    ApplyOutput, CheckpointInput, CheckpointOutput, LeaseAnswer, LogInput, LogOutput, Mended, TransferInput,
-    TransferOutput,
+    ApplyInput, ApplyOutput, CheckpointInput, CheckpointOutput, LeaseAnswer, LogInput, LogOutput, Mended,
+    TransferInput, TransferOutput,
 };
 use quorate_member::frame::{FRAME_HEADER_BYTES, Frame, Lane};
 use quorate_models::hashed_tables;
@@ -55,7 +55,7 @@ impl World {
     }
 
     /// Hands something to a stage of the same member, `at` or a little later.
-    fn hand(&mut self, member: usize, at: u64, input: Input) {
+    pub(super) fn hand(&mut self, member: usize, at: u64, input: Input) {
         let epoch = self.machines[member].epoch;
         let at = at + self.rng.below(HAND_OVER_NANOS_MAX);
         // Hand-overs to one stage keep their order, as a queue does.
@@ -257,7 +257,7 @@ impl World {
             match running.queues[Stage::Apply as usize].waiting.pop_front() {
                 Some(Input::Apply(input)) => stage.step(input),
                 Some(Input::CheckpointDone(durable)) => stage.checkpoint_done(durable),
-                Some(Input::Mended) => stage.mended(),
+                Some(Input::Mended(at, outcome)) => stage.mended(at, outcome),
                 _ => break,
             }
         }
@@ -312,9 +312,9 @@ impl World {
             ApplyOutput::Hashed { index, hash } => {
                 self.hand(member, at, Input::Log(LogInput::Hashed { index, hash }))
             }
-            ApplyOutput::Mend(damaged) => {
-                self.count("record: damaged");
-                self.hand(member, at, Input::Transfer(TransferInput::Mend(damaged)));
+            ApplyOutput::Mend(place) => {
+                self.count("record: found damaged by a command");
+                self.hand(member, at, Input::Transfer(TransferInput::Mend(place)));
             }
             ApplyOutput::FrontTight(tight) => self.hand(member, at, Input::Log(LogInput::FrontTight(tight))),
             ApplyOutput::Expire { term, model, command } => {
@@ -353,11 +353,15 @@ impl World {
             }
         };
         let damaged = stage.take_damaged();
+        let wants_checkpoint = stage.wants_checkpoint();
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Checkpoint);
-        for damaged in damaged {
-            self.count("record: damaged");
-            self.hand(member, at, Input::Transfer(TransferInput::Mend(damaged)));
+        for place in damaged {
+            self.count("record: found damaged by rewriting");
+            self.hand(member, at, Input::Transfer(TransferInput::Mend(place)));
+        }
+        if wants_checkpoint {
+            self.hand(member, at, Input::Apply(ApplyInput::CheckpointNow));
         }
         match output {
             Some(CheckpointOutput::Durable { point, membership }) => {
@@ -414,12 +418,18 @@ impl World {
                     self.trace(|| format!("m{member} fetched the snapshot at {} from {from}", point.index));
                     self.hand(member, at, Input::Log(LogInput::SnapshotFetched { from, point, generation }));
                 }
-                TransferOutput::Mended { outcome, .. } => {
+                TransferOutput::Mended { at: place, outcome } => {
+                    self.trace(|| format!("m{member} {place:?}: {outcome:?}"));
                     self.count(match outcome {
                         Mended::Done => "record: mended",
                         Mended::Lost => "record: lost",
+                        Mended::Busy => "record: one too many at a time",
                     });
-                    self.hand(member, at, Input::Mended);
+                    self.hand(member, at, Input::Mended(place, outcome));
+                }
+                TransferOutput::Condemned { file } => {
+                    self.trace(|| format!("m{member}: {file} is damaged"));
+                    self.count("snapshot: a damaged file, written anew");
                 }
                 TransferOutput::GaveUp { from, point } => {
                     self.count("snapshot: given up");

@@ -106,6 +106,7 @@ impl World {
         let excused = self.machines[member].damaged || self.machines[member].errors;
         ensure!(excused, "member {member} can't read a value of the tree: {error}");
         self.count("client: a value of the tree could not be read");
+        self.scrub_soon(member);
         Ok(())
     }
 

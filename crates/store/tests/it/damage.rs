@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use quorate_disk::{Disk, MemoryDisk, Mode};
 use quorate_store::{
-    BodyError, Incoming, OpenError, Store, StoreConfig, StoreError, Unpaced, generation_folder,
+    BodyError, Incoming, MergeStep, OpenError, RewriteStep, Store, StoreConfig, StoreError, Unpaced,
+    generation_folder,
 };
 
-use crate::support::{KEYS, Subject, body, identity, rows_of, small};
+use crate::support::{HISTORY, KEYS, Subject, body, check, identity, rows_of, small};
 use crate::transfer::send;
 
 fn cold() -> StoreConfig {
@@ -38,22 +39,42 @@ fn files(disk: &MemoryDisk, kind: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn any_flipped_bit_of_the_manifest_stops_the_open() {
+fn any_flipped_bit_of_the_manifest_is_repaired_from_its_copy() {
     let disk = MemoryDisk::new();
-    filled(&disk);
+    let subject = filled(&disk);
     let (path, len) = files(&disk, "/manifest").remove(0);
     for offset in 0..len {
         flip(&disk, &path, offset);
+        let open =
+            || Store::open(Arc::new(disk.clone()), cold(), identity(1), 0).expect("an open by the copy");
+        let (store, opened) = open();
+        let repaired = opened.repaired.expect("it says so");
+        assert!(repaired.contains(&path), "{repaired}");
+        assert_eq!(opened.meta, subject.meta());
+        check(&store, &subject.expected);
+        assert_eq!(open().1.repaired, None, "it was written anew");
+    }
+}
+
+#[test]
+fn any_flipped_bit_of_the_manifest_stops_the_open_where_its_copy_is_damaged_too() {
+    let disk = MemoryDisk::new();
+    filled(&disk);
+    let manifests = files(&disk, "/manifest");
+    let [(path, len), (copy, _)] = &manifests[..] else { panic!("{manifests:?}") };
+    flip(&disk, copy, 30);
+    for offset in 0..*len {
+        flip(&disk, path, offset);
         match Store::open(Arc::new(disk.clone()), cold(), identity(1), 0).map(|_| ()) {
             Err(
                 OpenError::Store(StoreError::Corrupt { path: named, .. })
                 | OpenError::Version { path: named, .. },
             ) => {
-                assert_eq!(named, path);
+                assert_eq!(named, *path);
             }
             other => panic!("byte {offset} of the manifest: {other:?}"),
         }
-        flip(&disk, &path, offset);
+        flip(&disk, path, offset);
     }
     Store::open(Arc::new(disk), cold(), identity(1), 0).expect("undamaged again");
 }
@@ -133,4 +154,89 @@ fn a_missing_or_shortened_file_stops_the_open() {
         disk.remove(&path).expect("a remove");
         corrupt(open());
     }
+}
+
+/// Rewrites and writes checkpoints until the store wants no more of them.
+fn get_rid_of_what_is_condemned(subject: &mut Subject) {
+    for _ in 0..50 {
+        let index = loop {
+            match subject.store.reindex_step().expect("a step") {
+                MergeStep::More => {}
+                end => break end,
+            }
+        };
+        let segments = loop {
+            match subject.store.rewrite_step(1 << 20).expect("a step") {
+                RewriteStep::More { .. } | RewriteStep::Vacated { .. } => {}
+                end => break end,
+            }
+        };
+        let done = index == MergeStep::Idle && segments == RewriteStep::Idle;
+        if done && !subject.store.wants_checkpoint() {
+            return;
+        }
+        subject.checkpoint();
+    }
+    panic!("the store wants checkpoints for ever");
+}
+
+#[test]
+fn a_damaged_file_that_nobody_reads_is_noticed_by_its_sender_and_written_anew() {
+    for kind in ["/segment-", "/run-"] {
+        let disk = MemoryDisk::new();
+        let mut subject = filled(&disk);
+        // The header of a segment and the footer of a run: read when a file is opened, or by a receiver.
+        let files = files(&disk, kind);
+        let (path, _) = files.last().expect("a file");
+        let name = path.rsplit('/').next().expect("a name");
+        flip(&disk, path, 2);
+        let export = subject.store.export();
+        match export.verify(name, &mut Unpaced) {
+            Err(StoreError::Corrupt { path: named, .. }) => assert_eq!(named, *path),
+            other => panic!("{path}: {other:?}"),
+        }
+        assert!(subject.store.condemn(name));
+        drop(export);
+        get_rid_of_what_is_condemned(&mut subject);
+        subject.store.collect().expect("files are unlinked");
+        let export = subject.store.export();
+        assert!(export.files().iter().all(|file| file.name != name), "{name} is still there");
+        let target = MemoryDisk::new();
+        let mut incoming =
+            Incoming::begin(Arc::new(target.clone()), identity(2), 0, &export.manifest()).expect("a begin");
+        send(&export, &mut incoming).and_then(|()| incoming.finish(&mut Unpaced)).expect("a sound snapshot");
+        let (store, _) = Store::open(Arc::new(target), cold(), identity(2), 0).expect("an open");
+        check(&store, &subject.expected);
+        subject.check();
+        let (store, _) = Store::open(Arc::new(disk), cold(), identity(1), 0).expect("an open");
+        check(&store, &subject.expected);
+    }
+}
+
+#[test]
+fn an_index_is_written_anew_while_its_rows_change() {
+    let disk = MemoryDisk::new();
+    let mut subject = filled(&disk);
+    for n in 0..60_000u64 {
+        subject.put_row(HISTORY, format!("row/{n:06}").as_bytes(), b"first");
+    }
+    subject.checkpoint();
+    let (path, _) = files(&disk, "/run-").remove(0);
+    flip(&disk, &path, 40);
+    subject.store.condemn_index();
+    let mut steps = 0u64;
+    while subject.store.reindex_step().expect("a step") != MergeStep::Done {
+        steps += 1;
+        for n in [steps, 9_000 - steps, 59_500 - steps] {
+            subject.put_row(HISTORY, format!("row/{n:06}").as_bytes(), b"second");
+            subject.remove(HISTORY, format!("row/{:06}", n + 300).as_bytes());
+        }
+        subject.checkpoint();
+    }
+    assert!(steps > 1, "it takes more than one front");
+    get_rid_of_what_is_condemned(&mut subject);
+    subject.check();
+    let (store, _) =
+        Store::open(Arc::new(disk), cold(), identity(1), 0).expect("an open without the damaged run");
+    check(&store, &subject.expected);
 }

@@ -1,0 +1,78 @@
+//! Reading all that a member's disk holds, as an operator would who suspects it: what is damaged is mended.
+//!
+//! Invariant: once the faults have ended and the other members serve, every record of a damaged disk can be mended: the
+//! others have it.
+
+use quorate_member::core::TransferInput;
+use quorate_models::tables::{HISTORY, KEYS, TREE, TREE_VALUES};
+use quorate_store::{Location, Store};
+
+use super::member::Input;
+use super::{Event, MILLI, World};
+use crate::oracle::{Violation, ensure};
+
+/// Between two looks at a disk while its records are mended.
+const SCRUB_NANOS: u64 = 400 * MILLI;
+/// After so many looks all must be mended.
+const SCRUBS_MAX: u32 = 60;
+/// Keys looked at in a step.
+const KEYS_MAX: usize = 1_000;
+
+impl World {
+    /// Has a member look through its records soon, for a client could not read one.
+    pub(super) fn scrub_soon(&mut self, member: usize) {
+        let epoch = self.machines[member].epoch;
+        let wait = self.rng.below(SCRUB_NANOS);
+        self.events.after(wait, Event::Scrub { member, epoch });
+    }
+
+    /// Has a member mend what it can't read; how many records that are.
+    pub(super) fn scrub(&mut self, member: usize) -> usize {
+        let now = self.events.now();
+        let Some(running) = self.machines[member].serving(now) else { return 0 };
+        let damaged = damaged(&running.stages.store);
+        for &at in &damaged {
+            self.count("record: found damaged by a reader");
+            self.hand(member, now, Input::Transfer(TransferInput::Mend(at)));
+        }
+        damaged.len()
+    }
+
+    /// True once every record of every member can be read; else what can't be is on its way.
+    pub(super) fn is_sound(&mut self) -> Result<bool, Violation> {
+        let now = self.events.now();
+        if now < self.scrub_due_at {
+            return Ok(false);
+        }
+        self.scrub_due_at = now + SCRUB_NANOS;
+        self.scrubs += 1;
+        let damaged = (0..self.machines.len()).filter(|&member| self.machines[member].damaged);
+        for member in damaged.collect::<Vec<_>>() {
+            let left = self.scrub(member);
+            ensure!(
+                left == 0 || self.scrubs <= SCRUBS_MAX,
+                "{left} records of member {member} are damaged and were not mended, though the others have them"
+            );
+            if left > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn damaged(store: &Store) -> Vec<Location> {
+    let mut found = Vec::new();
+    for table in [KEYS, HISTORY, TREE, TREE_VALUES] {
+        let mut from = Vec::new();
+        // A read that fails for another reason than damage is tried again at the next look.
+        while let Ok(part) = store.verify(table, &from, KEYS_MAX) {
+            found.extend(part.damaged.into_iter().map(|(_, at, _)| at));
+            match part.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+    }
+    found
+}
