@@ -108,16 +108,24 @@ fn program(name: &str) -> Command {
 fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
     const SEEDS_FIXED: u64 = 100;
     const SEEDS_OF_THE_COMMIT: u64 = 100;
+    const SEEDS_WITH_CHANGING_MEMBERS: u64 = 60;
     build_checked(job)?;
-    for (count, from) in [(SEEDS_FIXED, 1), (SEEDS_OF_THE_COMMIT, seed_of_the_commit())] {
+    let commit = seed_of_the_commit();
+    for (world, count, from) in [
+        ("both", SEEDS_FIXED, 1),
+        ("both", SEEDS_OF_THE_COMMIT, commit),
+        ("members", SEEDS_WITH_CHANGING_MEMBERS / 2, 1),
+        ("members", SEEDS_WITH_CHANGING_MEMBERS / 2, commit),
+    ] {
         let (count, from) = (count.to_string(), from.to_string());
-        job.run(program("quorate-sim").args(["--seeds", &count, "--from", &from]))?;
+        job.run(program("quorate-sim").args(["--world", world, "--seeds", &count, "--from", &from]))?;
     }
     // Each run closes with a table that has a line 'seeds NUMBER'.
     let text = job.text();
     let runs = text.lines().filter_map(|line| line.strip_prefix("seeds ")?.trim().parse::<u64>().ok());
     let seeds: u64 = runs.sum();
-    anyhow::ensure!(seeds >= SEEDS_FIXED + SEEDS_OF_THE_COMMIT, "only {seeds} seeds ran");
+    let wanted = SEEDS_FIXED + SEEDS_OF_THE_COMMIT + SEEDS_WITH_CHANGING_MEMBERS;
+    anyhow::ensure!(seeds >= wanted, "only {seeds} seeds ran");
     Ok(Outcome::Passed(format!("{seeds} seeds")))
 }
 

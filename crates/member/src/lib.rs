@@ -16,13 +16,11 @@ pub mod metrics;
 mod shell;
 
 pub use config::{Config, InitialState, JoinConfig, PeerTls};
-pub use core::LeaseAnswer;
+pub use core::{LeaseAnswer, PeerBook};
 pub use event::{Event, Events, Observer, observer};
 pub use handle::{Applied, Handle, Identity, MembershipRefusal, ModelReply, RequestError, Status, Visible};
 pub use joining::{AbsorbRefusal, Admitted, JoinError, JoinRefusal, Newcomer};
 pub use log_view::{LogContent, LogEntry, LogView};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
-pub use shell::{
-    HttpConnection, PeerBook, PeerHttp, Running, StartError, Stopped, has_data, start, with_callers_log,
-};
+pub use shell::{HttpConnection, PeerHttp, Running, StartError, Stopped, has_data, start, with_callers_log};

@@ -10,6 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_ids::{ClusterId, Incarnation, MemberId};
 use sha1::{Digest, Sha1};
 
+use crate::core::mutants::planted;
 use crate::handle::MembershipRefusal;
 
 /// A member as the log knows it.
@@ -22,7 +23,8 @@ pub struct Member {
     /// Empty until the member has started once and published them.
     pub client_urls: Vec<String>,
     pub is_learner: bool,
-    /// The data folder behind the member, where it is known: of members that joined by request or founded alone.
+    /// The first data folder behind the member. Known from the start of members that joined by request or founded alone,
+    /// and of others once a leader met them ([`MembershipRequest::Meet`]).
     pub incarnation: Incarnation,
     /// A learner that the cluster makes a voter once it has caught up.
     pub wants_vote: bool,
@@ -73,6 +75,11 @@ pub enum MembershipRequest {
         peer_urls: Vec<String>,
         client_urls: Vec<String>,
         wants_vote: bool,
+    },
+    /// The leader met a member that was added or founded before it was started: this is its first incarnation.
+    Meet {
+        id: MemberId,
+        incarnation: Incarnation,
     },
 }
 
@@ -149,6 +156,24 @@ impl MemberList {
         self.members.values().find(|member| member.name == name)
     }
 
+    /// This list, with incarnations that it does not know taken from `known`.
+    #[must_use]
+    pub fn with_incarnations(&self, known: impl Fn(MemberId) -> Option<Incarnation>) -> Self {
+        let mut list = self.clone();
+        for member in list.members.values_mut().filter(|member| member.incarnation == Incarnation::ZERO) {
+            member.incarnation = known(member.id).unwrap_or_default();
+        }
+        list
+    }
+
+    /// True for a list that came after `earlier` in the log, or stands for the same members.
+    #[must_use]
+    pub fn is_no_older_than(&self, earlier: &Self) -> bool {
+        // Ids are never used again, so neither count ever goes back.
+        let ever = |list: &Self| list.members.len() + list.removed.len();
+        self.removed.len() >= earlier.removed.len() && ever(self) >= ever(earlier)
+    }
+
     /// True where this list has, and ever had, nobody but `id`.
     #[must_use]
     pub fn is_only(&self, id: MemberId) -> bool {
@@ -190,6 +215,12 @@ impl MemberList {
             }
             MembershipRequest::Remove { id } | MembershipRequest::Publish { id, .. } => {
                 known(id)?;
+            }
+            MembershipRequest::Meet { id, incarnation } => {
+                let first = known(id)?.incarnation;
+                if first != Incarnation::ZERO && first != *incarnation {
+                    return Err(MembershipRefusal::IdExists);
+                }
             }
             MembershipRequest::Update { id, peer_urls } => {
                 known(id)?;
@@ -237,7 +268,12 @@ impl MemberList {
             }
             MembershipRequest::Remove { id } => {
                 self.members.remove(&id);
-                self.removed.insert(id);
+                if !planted!(ForgetRemoved) {
+                    self.removed.insert(id);
+                }
+            }
+            MembershipRequest::Meet { id, incarnation } => {
+                self.change(id, |member| member.incarnation = incarnation)
             }
             MembershipRequest::Update { id, peer_urls } => {
                 self.change(id, |member| member.peer_urls = peer_urls)
@@ -429,6 +465,11 @@ impl MembershipRequest {
                 out.put_u64_le(id.0);
                 out.put_u64_le(*silent_nanos);
             }
+            Self::Meet { id, incarnation } => {
+                out.put_u8(8);
+                out.put_u64_le(id.0);
+                out.put_u64_le(incarnation.0);
+            }
         }
         out.freeze()
     }
@@ -458,6 +499,7 @@ impl MembershipRequest {
                 wants_vote: r.u8()? != 0,
             },
             7 => Self::Demote { id: r.id()?, silent_nanos: r.u64()? },
+            8 => Self::Meet { id: r.id()?, incarnation: Incarnation(r.u64()?) },
             _ => return Err(MembershipDecodeError),
         };
         r.end()?;
@@ -554,6 +596,17 @@ mod tests {
     }
 
     #[test]
+    fn the_first_incarnation_of_a_member_stays() {
+        let mut list = MemberList::founded_by([member(1, "http://a")]);
+        let meet =
+            |incarnation| MembershipRequest::Meet { id: MemberId(1), incarnation: Incarnation(incarnation) };
+        assert_eq!(list.judge(&meet(7)), Ok(()));
+        assert_eq!(list.judge(&meet(7)), Ok(()), "met again");
+        assert_eq!(list.judge(&meet(8)), Err(MembershipRefusal::IdExists));
+        assert_eq!(list.get(MemberId(1)).map(|member| member.incarnation), Some(Incarnation(7)));
+    }
+
+    #[test]
     fn a_list_of_the_first_version_is_read() {
         let list = MemberList::founded_by([member(1, "http://a")]);
         let mut bytes = list.encode().to_vec();
@@ -576,6 +629,7 @@ mod tests {
             MembershipRequest::Publish { id: MemberId(1), name: "n".to_owned(), client_urls: vec![] },
             join(6, "f", 7),
             MembershipRequest::Demote { id: MemberId(1), silent_nanos: 1 << 40 },
+            MembershipRequest::Meet { id: MemberId(1), incarnation: Incarnation(9) },
         ];
         for request in requests {
             let bytes = request.encode();

@@ -17,6 +17,12 @@ pub mod rng;
 pub mod workload;
 pub mod world;
 
+/// Runs a seed in the world in which members come and go.
+#[must_use]
+pub fn run_members(options: report::Options) -> report::Outcome {
+    world::run_with(options, world::Kind::Members)
+}
+
 /// Runs a seed in the small world and, where nothing broke there, in the whole one.
 #[must_use]
 pub fn run_both(options: report::Options) -> report::Outcome {

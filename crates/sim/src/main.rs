@@ -11,7 +11,8 @@ quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, n
   --seeds N       how many seeds to run (200)
   --from S        the first seed (1)
   --world NAME    log: consensus and the write-ahead log alone; whole: members with all their stages;
-                  both: one after the other for each seed (the default)
+                  both: one after the other for each seed (the default);
+                  members: the whole world, in which members are added, promoted, removed, replaced and wiped
   --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only);
                   all: hunt for each of them in turn, and print a table
   --keep-going    run on after a seed that failed
@@ -55,6 +56,7 @@ fn parse() -> Result<Arguments, String> {
                     "both" => quorate_sim::run_both,
                     "whole" => quorate_sim::world::run,
                     "log" => quorate_sim::log_world::run,
+                    "members" => quorate_sim::run_members,
                     other => return Err(format!("there is no world {other}")),
                 };
             }
@@ -75,6 +77,9 @@ fn parse() -> Result<Arguments, String> {
             other => return Err(format!("{other} is not known\n\n{USAGE}")),
         }
     }
+    if arguments.mutant.needs_changing_members() {
+        (arguments.world, arguments.run) = ("members".to_owned(), quorate_sim::run_members);
+    }
     Ok(arguments)
 }
 
@@ -85,9 +90,10 @@ fn hunt_all(arguments: &Arguments) -> ExitCode {
     let hunted = || Mutant::all().iter().filter(|(name, _)| !NOT_FOUND_YET.contains(name));
     for (name, mutant) in hunted() {
         let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
+        let run = if mutant.needs_changing_members() { quorate_sim::run_members } else { arguments.run };
         let found = seeds.into_iter().find_map(|seed| {
             let options = Options { seed, mutant: *mutant, trace: false };
-            guarded(options, arguments.run).violation.map(|what| (seed, what))
+            guarded(options, run).violation.map(|what| (seed, what))
         });
         match found {
             Some((seed, what)) => {

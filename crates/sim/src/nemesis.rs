@@ -13,7 +13,10 @@ const SECOND: u64 = 1_000 * MILLI;
 /// The faults of one seed: each kind may be off, so that others show without it.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    /// Machines. All of them are members from the start, unless members come and go.
     pub members: usize,
+    /// Machines whose members found the cluster.
+    pub founders: usize,
     pub clients: usize,
     /// How long faults go on.
     pub storm_nanos: u64,
@@ -41,12 +44,16 @@ pub struct Plan {
     pub pre_vote: bool,
     /// The file system takes O_DIRECT.
     pub direct: bool,
+    /// Members lose their whole disk, where members come and go.
+    pub wipes: bool,
 }
 
 impl Plan {
     pub fn draw(rng: &mut Rng) -> Self {
+        let members = *rng.pick(&[1, 3, 3, 3, 3, 3, 5]);
         Self {
-            members: *rng.pick(&[1, 3, 3, 3, 3, 3, 5]),
+            members,
+            founders: members,
             clients: rng.between(2, 7) as usize,
             storm_nanos: rng.between(4, 20) * SECOND,
             fault_every_nanos: *rng.pick(&[150 * MILLI, 500 * MILLI, 2 * SECOND]),
@@ -67,6 +74,26 @@ impl Plan {
             lonely_leaders: rng.one_in(5),
             pre_vote: !rng.one_in(4),
             direct: rng.one_in(2),
+            wipes: false,
+        }
+    }
+
+    /// A plan for a world in which members come and go: fewer founders than machines, and time for changes. Disks are
+    /// lost as a whole there ([`Self::wipes`]), so none is damaged.
+    pub fn draw_for_members(rng: &mut Rng) -> Self {
+        let plan = Self::draw(rng);
+        let founders = *rng.pick(&[1, 2, 3, 3, 3, 4, 5]);
+        Self {
+            founders,
+            members: founders + rng.between(2, 3) as usize,
+            clients: plan.clients.min(4),
+            storm_nanos: rng.between(8, 25) * SECOND,
+            fault_every_nanos: *rng.pick(&[500 * MILLI, 1_500 * MILLI, 4 * SECOND]),
+            blackouts: rng.one_in(2),
+            damage: false,
+            vote_races: false,
+            wipes: rng.one_in(2),
+            ..plan
         }
     }
 

@@ -53,6 +53,10 @@ mod planted {
         ("expire-tree-early", Mutant::Models(Models::ExpireTreeEarly)),
         ("swap-without-compare", Mutant::Models(Models::SwapWithoutCompare)),
         ("skip-auth-revision", Mutant::Models(Models::SkipAuthRevision)),
+        ("forget-removed", Mutant::Member(Member::ForgetRemoved)),
+        ("count-a-wiped-vote", Mutant::Member(Member::CountAWipedVote)),
+        ("promote-too-early", Mutant::Member(Member::PromoteTooEarly)),
+        ("leave-at-once", Mutant::Member(Member::LeaveAtOnce)),
     ];
 }
 
@@ -85,6 +89,24 @@ impl Mutant {
             #[cfg(feature = "mutants")]
             _ => false,
         }
+    }
+
+    /// Can only the world in which members come and go show it?
+    #[must_use]
+    pub fn needs_changing_members(self) -> bool {
+        #[cfg(feature = "mutants")]
+        {
+            use quorate_member::core::mutants::Mutant as Member;
+            let planted = [
+                Member::ForgetRemoved,
+                Member::CountAWipedVote,
+                Member::PromoteTooEarly,
+                Member::LeaveAtOnce,
+            ];
+            return matches!(self, Self::Member(mutant) if planted.contains(&mutant));
+        }
+        #[cfg(not(feature = "mutants"))]
+        false
     }
 
     #[cfg(feature = "mutants")]

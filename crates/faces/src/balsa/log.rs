@@ -128,5 +128,6 @@ fn change(request: &MembershipRequest) -> String {
         MembershipRequest::Publish { id, name, client_urls } => {
             format!("{id} is {name} and takes requests at {}", client_urls.join(", "))
         }
+        MembershipRequest::Meet { id, incarnation } => format!("{id} has the data folder {incarnation}"),
     }
 }

@@ -24,6 +24,7 @@ use super::{ApplyInput, ApplyOutput, Committed, LeaseAnswer, LeaseAsk, Now};
 use crate::envelope::{Envelope, Origin};
 use crate::frame::{Frame, SnapshotPoint};
 use crate::handle::{Applied, Identity, ModelReply, RequestError};
+use crate::membership::MemberList;
 
 /// Commands that run under one hold of the tables' lock.
 const COMMANDS_PER_HOLD_MAX: usize = 64;
@@ -564,7 +565,8 @@ impl ApplyStage {
         self.checkpointed = point.index;
         self.checkpoint_in_flight = false;
         out.push(self.visible());
-        out.push(ApplyOutput::Installed { point, members: self.extra.members.clone() });
+        let stamps = (self.extra.cluster_time, self.extra.wall_time);
+        out.push(ApplyOutput::Installed { point, members: self.extra.members.clone(), stamps });
         while let Some(first) = self.reads.first_entry().filter(|first| *first.key() <= point.index) {
             out.extend(
                 first.remove().into_iter().map(|seq| ApplyOutput::AnswerRead { seq, index: point.index }),
@@ -607,6 +609,12 @@ impl ApplyStage {
     #[must_use]
     pub fn membership(&self) -> &Membership {
         &self.extra.membership
+    }
+
+    /// The member list as of the applied index.
+    #[must_use]
+    pub fn members(&self) -> &MemberList {
+        &self.extra.members
     }
 
     /// A hash over all commands ever applied.

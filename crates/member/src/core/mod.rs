@@ -22,12 +22,17 @@ mod absorption_tests;
 mod apply;
 #[cfg(test)]
 mod apply_tests;
+mod book;
 mod checkpoint;
 mod clock;
 mod divergence;
 mod extra;
+pub mod gate;
 mod joins;
 mod lease_keeper;
+mod leaving;
+#[cfg(test)]
+mod leaving_tests;
 mod log_loop;
 mod log_writer;
 mod mending;
@@ -36,6 +41,7 @@ mod offers;
 mod open;
 mod proposals;
 mod reads;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -44,7 +50,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_consensus::{Entry, HardState, Membership};
-use quorate_ids::{LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
+use quorate_ids::{ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Revision, Term, WallTime};
 use quorate_models::ModelId;
 use quorate_store::{Frozen, Location};
 
@@ -54,10 +60,11 @@ use crate::frame::{Lane, SnapshotPoint};
 use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
 use crate::joining::{Offer, Question, Reply};
 use crate::log_view::LogView;
-use crate::membership::{MemberList, MembershipRequest};
+use crate::membership::{Member, MemberList, MembershipRequest};
 
 pub use absorption::{complete as complete_move, move_to, pending as pending_move};
 pub use apply::{ApplyStage, CheckpointRule};
+pub use book::PeerBook;
 pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
 pub use joins::{INVITE_AFTER_NANOS, JOIN_NANOS_MAX, JOINING_MAX};
 pub use log_loop::{LogLoop, LogLoopConfig};
@@ -160,10 +167,11 @@ pub enum LogInput {
         from: MemberId,
         point: SnapshotPoint,
     },
-    /// The apply stage switched to the snapshot's tables.
+    /// The apply stage switched to the snapshot's tables, in which these stamps are the greatest.
     Installed {
         point: SnapshotPoint,
         members: MemberList,
+        stamps: (ClusterTime, WallTime),
     },
     /// A question about joining came to the peer port, never [`Question::Admit`]. `hosts`: this member has an admission
     /// in hand for somebody else.
@@ -171,6 +179,21 @@ pub enum LogInput {
         ask: u64,
         question: Question,
         hosts: bool,
+    },
+    /// A peer went through the handshake in this incarnation, now or at an earlier run.
+    Met {
+        member: MemberId,
+        incarnation: Incarnation,
+    },
+    /// A peer of this cluster that is in no list here wants to speak ([`gate::Shut::Stranger`]).
+    Knocked {
+        member: MemberId,
+        incarnation: Incarnation,
+    },
+    /// A member answered who the members are.
+    MembersTold {
+        by: MemberId,
+        members: MemberList,
     },
     /// A newcomer that was invited refuses to be a member.
     InvitationRefused {
@@ -211,6 +234,12 @@ pub enum LogOutput {
     },
     Status(Status),
     Members(Arc<MemberList>),
+    /// This list is what the durable log says: no restart goes back behind it. The peer book takes it in.
+    MembersKept(Arc<MemberList>),
+    /// Ask each of these members [`Question::Members`]; what they answer comes back as [`LogInput::MembersTold`].
+    AskMembers(Vec<Member>),
+    /// These may speak here although they are in no list of this member's yet. Replaces earlier ones.
+    Guests(Vec<Member>),
     /// For whoever observes this member.
     Event(Event),
     AnswerLog {
@@ -219,7 +248,7 @@ pub enum LogOutput {
     },
     /// Leadership has been handed on, or there was none to hand on.
     MayStop,
-    /// This member was removed from the cluster.
+    /// This member was removed from the cluster, and enough of the others know.
     Removed,
     /// The answer to question `ask`.
     JoinReply {
@@ -330,6 +359,7 @@ pub enum ApplyOutput {
     Installed {
         point: SnapshotPoint,
         members: MemberList,
+        stamps: (ClusterTime, WallTime),
     },
     /// An answer about a lease to a client of this member.
     AnswerLease {

@@ -29,6 +29,14 @@ mod planting {
         KeepLeaseClock,
         /// A leader answers for leases without a quorum.
         ConfirmLeaseAlone,
+        /// The member list does not remember who was removed.
+        ForgetRemoved,
+        /// A member that comes back with an empty folder is let in as if it were the one that it was.
+        CountAWipedVote,
+        /// A learner becomes a voter whatever it has of the log.
+        PromoteTooEarly,
+        /// A member that was removed ends at once, whatever the others know.
+        LeaveAtOnce,
     }
 
     thread_local! {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Message};
 use quorate_disk::{Disk, MemoryDisk};
-use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
+use quorate_ids::{ClusterId, ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
 use quorate_models::Feeds;
 use quorate_store::StoreConfig;
 use quorate_wal::{Record, Wal};
@@ -13,9 +13,10 @@ use super::{
     CheckpointRule, Founding, LogInput, LogLoopConfig, LogOutput, Now, OpenConfig, OpenError, Stages,
     TransferInput, open,
 };
+use crate::envelope::Envelope;
 use crate::frame::{Frame, SnapshotPoint};
 use crate::handle::Identity;
-use crate::membership::{Member, MemberList};
+use crate::membership::{Member, MemberList, MembershipRequest};
 
 pub(super) const TICK_NANOS: u64 = 10_000_000;
 
@@ -139,4 +140,33 @@ fn a_snapshot_that_comes_after_the_log_caught_up_is_dropped_and_its_sender_told(
         _ => false,
     });
     assert!(told, "{outputs:?}");
+}
+
+#[test]
+fn a_leader_that_has_all_from_a_snapshot_goes_on_with_the_clusters_time() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let Stages { mut log_loop, mut log_writer, members, .. } =
+        opened(&disk, Some(&founding(1))).expect("a founding");
+    let hour = 3_600_000_000_000;
+    let stamps = (ClusterTime(hour), WallTime(2 * hour));
+    let point = SnapshotPoint { index: LogIndex(1), term: Term(1) };
+    log_loop.step(LogInput::Installed { point, members, stamps }, at(0));
+    let publish =
+        MembershipRequest::Publish { id: identity().member, name: "n".to_owned(), client_urls: Vec::new() };
+    log_loop.step(LogInput::ChangeMembership { seq: 1, request: publish }, at(0));
+    let mut stamped = None;
+    for tick in 1..100 {
+        for output in log_loop.turn(at(tick * TICK_NANOS)) {
+            let LogOutput::Write(batch) = output else { continue };
+            let commands = batch.entries.iter().filter(|entry| entry.kind == EntryKind::Command);
+            for entry in commands {
+                let envelope = Envelope::decode(&entry.data).expect("an envelope");
+                stamped.get_or_insert((envelope.cluster_time, envelope.wall_time));
+            }
+            let written = log_writer.step(batch);
+            log_loop.step(written, at(tick * TICK_NANOS));
+        }
+    }
+    let (cluster_time, wall_time) = stamped.expect("the publication is in the log");
+    assert!(cluster_time >= stamps.0 && wall_time >= stamps.1, "{cluster_time:?} {wall_time:?}");
 }

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_ids::{ClusterId, Incarnation};
 
-use super::{AbsorbRefusal, Introduction, JoinRefusal, Newcomer, Offer, Question, Reply};
+use super::{AbsorbRefusal, Introduction, JoinRefusal, Newcomer, Offer, Question, Reply, Told};
 use crate::handle::MembershipRefusal;
 use crate::membership::{MemberList, MembershipDecodeError, Reader, put_string, put_strings};
 
@@ -80,6 +80,7 @@ pub(super) fn encode_question(question: &Question) -> Bytes {
             put_offer(&mut out, offer);
             out
         }
+        Question::Members => begin(4),
     }
     .freeze()
 }
@@ -96,6 +97,7 @@ pub(super) fn decode_question(bytes: &[u8]) -> Decoded<Question> {
             wants_vote: r.u8()? != 0,
         }),
         3 => Question::Absorb(offer(&mut r)?),
+        4 => Question::Members,
         _ => return Err(MembershipDecodeError),
     };
     r.end()?;
@@ -131,6 +133,14 @@ pub(super) fn encode_reply(reply: &Reply) -> Bytes {
         Reply::Later { reason } => {
             let mut out = begin(5);
             put_string(&mut out, reason);
+            out
+        }
+        Reply::Members(told) => {
+            let mut out = begin(6);
+            out.put_u64_le(told.cluster.0);
+            out.put_u64_le(told.by.0);
+            out.put_u8(u8::from(told.has_leader));
+            put_list(&mut out, &told.members);
             out
         }
     }
@@ -187,6 +197,12 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Decoded<Reply> {
         3 => Reply::Absorbed,
         4 => Reply::Refused(refusal(&mut r)?),
         5 => Reply::Later { reason: r.string()? },
+        6 => Reply::Members(Told {
+            cluster: ClusterId(r.u64()?),
+            by: r.id()?,
+            has_leader: r.u8()? != 0,
+            members: list(&mut r)?,
+        }),
         _ => return Err(MembershipDecodeError),
     };
     r.end()?;
@@ -219,7 +235,7 @@ mod tests {
             incarnation: Incarnation(7),
             members: members(),
         };
-        vec![Question::Who, Question::Admit(newcomer), Question::Absorb(offer)]
+        vec![Question::Who, Question::Admit(newcomer), Question::Absorb(offer), Question::Members]
     }
 
     fn replies() -> Vec<Reply> {
@@ -237,6 +253,12 @@ mod tests {
         let mut replies = vec![
             me(None),
             Reply::Admitted { cluster: ClusterId(1), member: MemberId(2), members: members() },
+            Reply::Members(Told {
+                cluster: ClusterId(1),
+                by: MemberId(2),
+                has_leader: true,
+                members: members(),
+            }),
             Reply::Absorbed,
             Reply::Later { reason: "no leader".to_owned() },
             Reply::Refused(JoinRefusal::Nameless),

@@ -128,6 +128,8 @@ pub enum Question {
     Admit(Newcomer),
     /// You are admitted: give up your own cluster.
     Absorb(Offer),
+    /// Who are the members of your cluster, as far as you durably know?
+    Members,
 }
 
 /// A membership that waits for a running member.
@@ -162,6 +164,8 @@ pub enum Reply {
         member: MemberId,
         members: MemberList,
     },
+    /// The members, as this one of them durably knows them.
+    Members(Told),
     /// It is a member of the cluster that it was offered.
     Absorbed,
     Refused(JoinRefusal),
@@ -169,6 +173,42 @@ pub enum Reply {
     Later {
         reason: String,
     },
+}
+
+/// What a member says of its cluster's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub cluster: ClusterId,
+    /// Who says it.
+    pub by: MemberId,
+    /// It hears of a leader: what it says is hardly older than now.
+    pub has_leader: bool,
+    pub members: MemberList,
+}
+
+/// The answer that a joiner may go by, if there is one. A member that lost its disk, or was removed, may tell of a past
+/// in which the joiner's address was somebody else's: so one answer counts only if its giver hears of a leader, or if a
+/// majority of the voters that it names, the joiner at `peer_urls` aside, gave none that is newer.
+#[must_use]
+pub fn believed<'a>(answers: &'a [Told], peer_urls: &[String]) -> Option<&'a Told> {
+    let newest = answers.iter().reduce(|best, next| {
+        if (next.has_leader && !best.has_leader)
+            || (next.has_leader == best.has_leader && next.members.is_no_older_than(&best.members))
+        {
+            next
+        } else {
+            best
+        }
+    })?;
+    let others = || {
+        newest.members.iter().filter(|member| {
+            !member.is_learner && !member.peer_urls.iter().any(|url| peer_urls.contains(url))
+        })
+    };
+    let answered = others()
+        .filter(|voter| answers.iter().any(|told| told.by == voter.id && told.cluster == newest.cluster))
+        .count();
+    (newest.has_leader || answered > others().count() / 2).then_some(newest)
 }
 
 /// Bytes that are no question or answer of this version.
@@ -208,5 +248,60 @@ impl Offer {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, JoinDecodeError> {
         codec::decode_offer(bytes).map_err(|_| JoinDecodeError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::MembershipRequest;
+
+    fn told(by: u64, has_leader: bool, members: &MemberList) -> Told {
+        Told { cluster: ClusterId(1), by: MemberId(by), has_leader, members: members.clone() }
+    }
+
+    fn founders() -> MemberList {
+        MemberList::founded_by((1..=3).map(|id| Member {
+            id: MemberId(id),
+            peer_urls: vec![format!("http://m{id}")],
+            ..Member::default()
+        }))
+    }
+
+    #[test]
+    fn a_joiner_does_not_believe_a_member_that_lost_its_disk() {
+        // The joiner runs where member 1 was; member 3 was wiped and knows its founding only.
+        let mine = ["http://m1".to_owned()];
+        let mut now = founders();
+        now.judge(&MembershipRequest::Remove { id: MemberId(1) }).expect("a member");
+        let add = MembershipRequest::Add {
+            id: MemberId(9),
+            name: String::new(),
+            peer_urls: mine.to_vec(),
+            is_learner: false,
+        };
+        now.judge(&add).expect("a new member");
+        let wiped = told(3, false, &founders());
+        assert_eq!(believed(std::slice::from_ref(&wiped), &mine), None);
+        let fresh = told(2, true, &now);
+        assert_eq!(believed(&[wiped.clone(), fresh.clone()], &mine), Some(&fresh));
+        assert_eq!(believed(&[fresh.clone(), wiped.clone()], &mine), Some(&fresh));
+        let leaderless = told(2, false, &now);
+        assert_eq!(believed(&[wiped, leaderless.clone()], &mine), Some(&leaderless));
+    }
+
+    #[test]
+    fn the_only_voter_is_believed_even_where_it_waits_for_the_joiner_to_have_a_majority() {
+        let mut two = MemberList::founded_by([Member { id: MemberId(1), ..Member::default() }]);
+        let mine = ["http://new".to_owned()];
+        let add = MembershipRequest::Add {
+            id: MemberId(2),
+            name: String::new(),
+            peer_urls: mine.to_vec(),
+            is_learner: false,
+        };
+        two.judge(&add).expect("a new member");
+        let alone = told(1, false, &two);
+        assert_eq!(believed(std::slice::from_ref(&alone), &mine), Some(&alone));
     }
 }

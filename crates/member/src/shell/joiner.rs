@@ -8,13 +8,14 @@ use super::log::with_callers_log;
 use super::start::StartError;
 use super::transport;
 use crate::config::{Config, JoinConfig};
-use crate::core::Founding;
 use crate::handle::{Identity, MembershipRefusal};
-use crate::joining::{JoinRefusal, Newcomer, Offer, Question, Reply};
+use crate::joining::{JoinRefusal, Newcomer, Offer, Question, Reply, Told, believed};
 
 /// How long a joiner goes on asking the peers who the members are.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const JOIN_PAUSE: Duration = Duration::from_millis(500);
+/// How long the members may take to hear that this one was added.
+const ADDED_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the peers may take to say that this member was removed while it was away.
 const REMOVED_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -117,7 +118,7 @@ pub fn peers_say_removed(config: &Config, join: &JoinConfig, me: Identity) -> Re
 }
 
 /// Asks the running cluster which member this is.
-pub fn ask_who_we_are(config: &Config, incarnation: Incarnation) -> Result<Founding, StartError> {
+pub fn ask_who_we_are(config: &Config, incarnation: Incarnation) -> Result<Offer, StartError> {
     on_own_thread(|runtime| ask_until_told(&runtime, config, incarnation))?
 }
 
@@ -125,32 +126,44 @@ fn ask_until_told(
     runtime: &tokio::runtime::Runtime,
     config: &Config,
     incarnation: Incarnation,
-) -> Result<Founding, StartError> {
+) -> Result<Offer, StartError> {
     let peers: Vec<String> = config
         .initial_cluster
         .iter()
         .filter(|(_, url)| !config.advertise_peer_urls.contains(url))
         .map(|(_, url)| url.clone())
         .collect();
+    let own = &config.advertise_peer_urls;
     let deadline = Instant::now() + JOIN_PATIENCE;
+    let added_until = Instant::now() + ADDED_PATIENCE;
     let mut last = "the initial cluster names no other member".to_owned();
     while Instant::now() < deadline {
+        let mut answers = Vec::new();
         for url in &peers {
-            match runtime.block_on(transport::ask_members(
-                std::slice::from_ref(url),
-                config.peer_tls.connector.as_deref(),
-            )) {
-                Ok((cluster, members)) => {
-                    let me = members.iter().find(|member| {
-                        member.peer_urls.iter().any(|url| config.advertise_peer_urls.contains(url))
-                    });
-                    let Some(me) = me.map(|member| member.id) else {
-                        return Err(StartError::NotAdded { urls: config.advertise_peer_urls.join(",") });
-                    };
-                    let identity = Identity { cluster, member: me, incarnation };
-                    return Ok(Founding::Join { identity, members });
-                }
+            let asking = transport::ask(url, config.peer_tls.connector.as_deref(), &Question::Members);
+            match runtime.block_on(asking) {
+                Ok(Reply::Members(told)) => answers.push(told),
+                Ok(_) => last = format!("{url}: it answered something else"),
                 Err(error) => last = format!("{url}: {error}"),
+            }
+            if let Some(Told { cluster, members, .. }) = believed(&answers, own) {
+                let me = members.iter().find(|member| member.peer_urls.iter().any(|url| own.contains(url)));
+                match me {
+                    Some(me) if me.incarnation != Incarnation::ZERO => {
+                        return Err(StartError::Wiped { member: me.id });
+                    }
+                    Some(me) => {
+                        let (cluster, member, members) = (*cluster, me.id, members.clone());
+                        return Ok(Offer { cluster, member, incarnation, members });
+                    }
+                    None if Instant::now() >= added_until => {
+                        return Err(StartError::NotAdded { urls: own.join(",") });
+                    }
+                    // What was decided a moment ago, not every member knows yet.
+                    None => last = format!("{url}: it does not know this member"),
+                }
+            } else if !answers.is_empty() {
+                last = format!("{url}: neither hears of a leader nor do enough others answer");
             }
         }
         if peers.is_empty() {

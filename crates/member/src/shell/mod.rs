@@ -6,7 +6,6 @@
 //! They log to where the thread that started the member does.
 
 mod background;
-mod book;
 mod folder_lock;
 mod inbox;
 mod joiner;
@@ -21,7 +20,6 @@ mod threads;
 mod transport;
 mod urls;
 
-pub use book::PeerBook;
 pub(crate) use inbox::{Full, Inbox};
 pub use log::with_callers_log;
 pub use peer_http::{HttpConnection, PeerHttp};

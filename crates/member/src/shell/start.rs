@@ -13,7 +13,6 @@ use quorate_wal::Wal;
 use tokio::sync::watch;
 
 use super::background;
-use super::book::PeerBook;
 use super::folder_lock::FolderLock;
 use super::inbox::Inbox;
 use super::joiner;
@@ -24,8 +23,8 @@ use super::threads::{self, Clock, Links};
 use super::transport::{self, Transport};
 use crate::config::{Config, InitialState, JoinConfig};
 use crate::core::{
-    CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, Stages, complete_move, move_to, open,
-    pending_move,
+    CheckpointRule, Founding, LogInput, LogLoopConfig, OpenConfig, OpenError, PeerBook, Stages,
+    complete_move, move_to, open, pending_move,
 };
 use crate::event::{Event, Peer};
 use crate::handle::{Handle, Identity, Shared, Status, Visible, Waiting};
@@ -60,6 +59,11 @@ pub enum StartError {
     NoPeers { last: String },
     #[error("the cluster has no member with the peer URLs {urls}: add it first (member add), then start it")]
     NotAdded { urls: String },
+    #[error(
+        "member {member} was started with another data folder before, which is gone: remove it from the cluster, add it \
+         again, and start it with this empty folder"
+    )]
+    Wiped { member: quorate_ids::MemberId },
     /// The cluster at `url` does not admit this member.
     #[error("the cluster at {url} does not admit this member: {refusal}")]
     JoinRefused { url: String, refusal: JoinRefusal },
@@ -292,7 +296,13 @@ fn founding(
     let exists = holds_data(wal_disk, disk, &open.wal)?;
     let incarnation = Incarnation(random_u64());
     if config.initial_state == InitialState::Existing {
-        return if exists { Ok(None) } else { joiner::ask_who_we_are(config, incarnation).map(Some) };
+        if !exists {
+            // Noted before anything is begun: a crash on the way leaves a folder that goes on from there.
+            let offer = joiner::ask_who_we_are(config, incarnation)?;
+            move_to(disk.as_ref(), &offer)
+                .map_err(|source| StartError::Io { what: "noting the cluster to join".to_owned(), source })?;
+        }
+        return Ok(None);
     }
     let mut members: Vec<Member> = Vec::new();
     for (name, url) in &config.initial_cluster {
@@ -367,9 +377,13 @@ fn run(
     let inbox = Arc::new(Inbox::new(INBOX_MAX));
     let tls = config.peer_tls.connector.clone();
     let http = config.peer_http.clone();
+    let met = book.all();
     let transport =
         Transport::start(stages.identity, book, listeners, tls, http, inbox.clone(), metrics.clone())
             .map_err(io("starting the peer thread"))?;
+    for (member, incarnation) in met {
+        inbox.report(LogInput::Met { member, incarnation });
+    }
     transport.set_members(&stages.members);
     let visible = watch::Sender::new(Visible::default());
     let shared = Arc::new(Shared {

@@ -210,6 +210,9 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
             let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
             links.transfer.report(TransferInput::Peers(peers));
         }
+        LogOutput::MembersKept(list) => links.transport.learn(list),
+        LogOutput::AskMembers(members) => links.transport.ask_members(members),
+        LogOutput::Guests(guests) => links.transport.set_guests(guests),
         LogOutput::Event(event) => {
             if let Some(observer) = &links.observer {
                 observer.tell(event);
@@ -313,8 +316,8 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
                 links.shared.visible.send_replace(Visible { index, revision, term });
             }
             ApplyOutput::Applied { index } => links.shared.inbox.report(LogInput::Applied { index }),
-            ApplyOutput::Installed { point, members } => {
-                links.shared.inbox.report(LogInput::Installed { point, members });
+            ApplyOutput::Installed { point, members, stamps } => {
+                links.shared.inbox.report(LogInput::Installed { point, members, stamps });
             }
             ApplyOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),
             ApplyOutput::Send { to, frame } => links.transport.send(to, Lane::Control, frame),

@@ -299,3 +299,90 @@ fn a_learner_becomes_a_voter_by_itself_where_that_is_asked_for() {
     });
     first.stop();
 }
+
+/// Waits until every member says that it knows every member's data folder.
+async fn all_are_met(members: &[&Running]) {
+    let deadline = Instant::now() + PATIENCE;
+    let met = |member: &&Running| {
+        let list = member.handle().members();
+        list.iter().all(|member| member.incarnation != quorate_ids::Incarnation::ZERO)
+    };
+    while !members.iter().all(met) {
+        assert!(Instant::now() < deadline, "not every member's data folder is in the log");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn the_log_has_the_data_folder_of_each_member_that_was_met() {
+    let (ports, members) = crate::three(None);
+    run(async {
+        write_soon(&members[0].handle(), "k", "v").await;
+        all_are_met(&members.iter().collect::<Vec<_>>()).await;
+        let port = free_port();
+        change(&members[0].handle(), add(77, port, true)).await;
+        let new = start(added("d", port, &ports)).expect("started");
+        all_are_met(&members.iter().chain([&new]).collect::<Vec<_>>()).await;
+        let known = members[0].handle().members();
+        let listed = known.iter().find(|member| member.id == new.handle().identity().member);
+        assert_eq!(listed.map(|member| member.incarnation), Some(new.handle().identity().incarnation));
+        new.stop();
+        // In memory only: it would come back as another.
+        let again = start(added("d", port, &ports)).err();
+        assert!(matches!(again, Some(StartError::Wiped { .. })), "{again:?}");
+    });
+    members.into_iter().for_each(Running::stop);
+}
+
+#[test]
+fn a_member_that_was_away_lets_in_a_leader_that_joined_meanwhile() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ports, mut members) = crate::three(Some(folder.path()));
+    run(async {
+        write_soon(&members[0].handle(), "k", "v").await;
+        all_are_met(&members.iter().collect::<Vec<_>>()).await;
+        for member in &members {
+            assert_eq!(read(&member.handle(), "k").await.as_deref(), Some("v"));
+        }
+        members.pop().expect("three").stop();
+        let port = free_port();
+        change(&members[0].handle(), add(77, port, true)).await;
+        let new = start(added("d", port, &ports[..2])).expect("started");
+        change(&members[0].handle(), MembershipRequest::Promote { id: quorate_ids::MemberId(77) }).await;
+        write_soon(&new.handle(), "meanwhile", "v").await;
+        let deadline = Instant::now() + PATIENCE;
+        while !new.handle().status().is_leader {
+            assert!(Instant::now() < deadline, "the new member does not lead");
+            for member in &members {
+                let _ = member.handle().transfer_leadership(quorate_ids::MemberId(77)).await;
+            }
+        }
+        let back = start(crate::config("c", &ports, Some(folder.path()))).expect("started");
+        assert_eq!(read(&back.handle(), "meanwhile").await.as_deref(), Some("v"));
+        assert!(back.handle().members().iter().any(|member| member.id == quorate_ids::MemberId(77)));
+        back.stop();
+        new.stop();
+    });
+    members.into_iter().for_each(Running::stop);
+}
+
+#[test]
+fn a_joiner_whose_first_start_was_cut_short_starts_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ports, members) = crate::three(None);
+    run(async {
+        write_soon(&members[0].handle(), "k", "v").await;
+        let port = free_port();
+        change(&members[0].handle(), add(77, port, true)).await;
+        let mut config = added("d", port, &ports);
+        config.data_dir = Some(folder.path().to_owned());
+        // Its store can't be made where a file stands: it gets as far as its log.
+        std::fs::write(folder.path().join("store-0000000000000001"), b"in the way").expect("written");
+        assert!(start(config.clone()).is_err());
+        std::fs::remove_file(folder.path().join("store-0000000000000001")).expect("removed");
+        let new = start(config).expect("it goes on");
+        assert_eq!(read(&new.handle(), "k").await.as_deref(), Some("v"));
+        new.stop();
+    });
+    members.into_iter().for_each(Running::stop);
+}

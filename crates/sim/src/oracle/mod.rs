@@ -13,6 +13,7 @@
 //! - tables have equal hashes at equal applied index;
 //! - no lease expires before a client that was told of its life may expect it.
 
+mod members;
 mod reference;
 mod tree;
 // One plain tree serves the simulator and the models' own tests.
@@ -26,10 +27,12 @@ use bytes::Bytes;
 use quorate_consensus::{Entry, EntryKind, MembershipEntry};
 use quorate_ids::{LogIndex, Revision};
 use quorate_member::envelope::{Envelope, Origin};
+use quorate_member::{MemberList, MembershipRequest};
 use quorate_models::keys::{self, Command, Event, KeysError, OpReply, RangeQuery, RangeReply, Reply};
 use quorate_models::{ModelId, Stamps};
 
 use crate::events::EventHash;
+pub use members::MembersOracle;
 pub use reference::Reference;
 pub use tree::{TreeOracle, TreeWatched};
 pub use tree_reference::Auth;
@@ -68,6 +71,7 @@ enum Fate {
 struct Asked {
     floor: Floor,
     fate: Fate,
+    entered: bool,
     expected: Option<(LogIndex, quorate_models::Reply)>,
 }
 
@@ -91,6 +95,7 @@ pub struct Oracle {
     /// Until when clients know that a lease lives.
     leases: BTreeMap<i64, u64>,
     pub tree: TreeOracle,
+    pub members: MembersOracle,
     pub counts: Counts,
 }
 
@@ -110,6 +115,12 @@ pub struct Counts {
 }
 
 impl Oracle {
+    /// An oracle of a cluster that these members found.
+    #[must_use]
+    pub fn founded(list: &MemberList) -> Self {
+        Self { members: MembersOracle::founded(list), ..Self::default() }
+    }
+
     #[must_use]
     pub fn reference(&self) -> &Reference {
         &self.reference
@@ -186,6 +197,11 @@ impl Oracle {
         );
         self.stamps = stamps;
         let mut expected = None;
+        if envelope.model == ModelId::MEMBER {
+            let request =
+                MembershipRequest::decode(&envelope.command).map_err(|error| undecodable(&error))?;
+            self.members.apply(entry.index, &request);
+        }
         if envelope.model == ModelId::KEYS {
             let command = keys::decode(&envelope.command).map_err(|error| undecodable(&error))?;
             let reply = self.reference.apply(&command, entry.term);
@@ -213,7 +229,7 @@ impl Oracle {
             entry.index
         );
         ensure!(
-            asked.expected.is_none(),
+            !asked.entered,
             "{:?} is in the log twice, the second time at {}",
             envelope.origin,
             entry.index
@@ -225,6 +241,7 @@ impl Oracle {
             asked.floor.index,
             entry.index
         );
+        asked.entered = true;
         if let Some(expected) = expected {
             asked.expected = Some((entry.index, expected));
         }
@@ -233,7 +250,7 @@ impl Oracle {
 
     /// A client's command begins.
     pub fn asked(&mut self, origin: Origin) {
-        let asked = Asked { floor: self.floor, fate: Fate::Open, expected: None };
+        let asked = Asked { floor: self.floor, fate: Fate::Open, entered: false, expected: None };
         let old = self.asked.insert(origin, asked);
         assert!(old.is_none(), "the simulator used {origin:?} twice");
     }
@@ -265,6 +282,19 @@ impl Oracle {
         self.asked.remove(&origin);
         self.saw(index, Revision(self.revisions[index.0 as usize - 1]));
         Ok(())
+    }
+
+    /// The operator was told that its change of the members is committed, or that the log refused it.
+    pub fn changed(&mut self, origin: Origin) -> Checked {
+        let entered = self.asked.remove(&origin).is_some_and(|asked| asked.entered);
+        ensure!(entered, "the change {origin:?} was acknowledged, yet nobody committed it");
+        Ok(())
+    }
+
+    /// Whether a request is in the log.
+    #[must_use]
+    pub fn entered(&self, origin: Origin) -> bool {
+        self.asked.get(&origin).is_some_and(|asked| asked.entered)
     }
 
     /// A client was told that its command did not happen (`certain`) or may have happened.

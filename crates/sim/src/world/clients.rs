@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::member::Input;
 use super::tree::TreeClient;
-use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World, member_id};
+use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World};
 use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
 use crate::rng::Rng;
 use crate::workload::{Mix, Wish, Wishes};
@@ -158,7 +158,7 @@ impl World {
         command: Bytes,
     ) -> Checked {
         let (seq, start) = self.next_seq(member);
-        let origin = Origin { member: member_id(member), start, seq };
+        let origin = Origin { member: self.id_of(member), start, seq };
         let running = self.machines[member].running.as_ref().expect("a client asks a running member");
         let pin = running.stages.store.pin();
         self.clients[client].pending = Some(Pending::Command { origin, since: self.events.now(), pin });
@@ -416,6 +416,7 @@ impl World {
         }
         let least = (0..self.plan.members)
             .filter(|member| self.machines[*member].running.is_some() && self.is_judged(*member))
+            .filter(|member| self.operator.is_none() || self.is_member(*member))
             .min_by_key(|member| self.machines[*member].served);
         if let Some(member) = least {
             self.clients[client].at = member;
@@ -425,9 +426,13 @@ impl World {
     /// Once every member served enough after the faults, nobody asks for more.
     fn drain_if_served(&mut self) {
         let served = |(member, machine): (usize, &super::Machine)| {
+            if self.operator.is_some() {
+                return !self.is_member(member) || machine.served >= SERVED_MIN;
+            }
             machine.given_up || machine.served >= SERVED_MIN || !self.is_judged(member)
         };
-        if !self.storm && !self.draining && self.machines.iter().enumerate().all(served) {
+        let changing = self.operator.as_ref().is_some_and(|_| !self.is_staffed());
+        if !self.storm && !changing && !self.draining && self.machines.iter().enumerate().all(served) {
             self.trace(|| "all members serve again; draining".to_owned());
             self.draining = true;
             self.events.after(LEASES_END_NANOS_MAX, Event::LeasesEnd);
@@ -437,6 +442,12 @@ impl World {
     /// All members stand at one index: they must hold the same, and it must be what the log says. Watchers get the rest.
     pub(super) fn compare_all(&mut self) -> Checked {
         let everything = RangeQuery::new(Bytes::from_static(b"\0"), RangeEnd::Unbounded);
+        if self.operator.is_some() {
+            for member in (0..self.plan.members).filter(|member| !self.is_member(*member)).collect::<Vec<_>>()
+            {
+                self.machines[member].running = None;
+            }
+        }
         let end = self.oracle.committed_index();
         for member in 0..self.plan.members {
             let Some(running) = self.machines[member].running.as_ref().filter(|_| self.is_judged(member))

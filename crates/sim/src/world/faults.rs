@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use quorate_disk::Disk;
-use quorate_ids::{ClusterId, Incarnation, LogIndex};
-use quorate_member::core::{CheckpointRule, Founding, LogLoopConfig, OpenConfig, OpenError, open};
-use quorate_member::{Identity, Member, MemberList, Status};
+use quorate_ids::LogIndex;
+use quorate_member::core::{CheckpointRule, LogLoopConfig, OpenConfig, OpenError, open};
+use quorate_member::{PeerBook, Status};
 use quorate_models::Feeds;
 
 use super::clients::Delivery;
+use super::founding::Begins;
 use super::member::{Input, Running, Stage};
-use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World, member_id};
+use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World};
 use crate::disk::{CrashKind, DiskFaults, Rot};
 use crate::nemesis::{Damage, Fault, Shape};
 use crate::network::NetworkFaults;
@@ -21,24 +22,6 @@ use crate::rng::Ppm;
 const FAILURES_MAX: u32 = 5;
 
 impl World {
-    fn identity(member: usize) -> Identity {
-        Identity {
-            cluster: ClusterId(77),
-            member: member_id(member),
-            incarnation: Incarnation(1_000 + member as u64),
-        }
-    }
-
-    fn founding(&self, member: usize) -> Founding {
-        let members = (0..self.plan.members).map(|member| Member {
-            id: member_id(member),
-            name: format!("m{member}"),
-            peer_urls: vec![format!("http://m{member}:2380")],
-            ..Member::default()
-        });
-        Founding::Found { identity: Self::identity(member), members: MemberList::founded_by(members) }
-    }
-
     fn open_config(&mut self, member: usize) -> OpenConfig {
         let settings = self.settings;
         let consensus = quorate_consensus::Config {
@@ -47,7 +30,7 @@ impl World {
             pre_vote: self.plan.pre_vote,
             #[cfg(feature = "mutants")]
             mutant: self.options.mutant.of_consensus(),
-            ..quorate_consensus::Config::new(member_id(member), self.rng.draw())
+            ..quorate_consensus::Config::new(self.id_of(member), self.rng.draw())
         };
         let election_timeout_nanos = settings.tick_nanos * settings.election_ticks as u64;
         OpenConfig {
@@ -67,7 +50,7 @@ impl World {
             },
             consensus,
             log_loop: LogLoopConfig {
-                identity: Self::identity(member),
+                identity: self.machines[member].identity,
                 start: self.rng.draw().max(1),
                 tick_nanos: settings.tick_nanos,
                 election_timeout_nanos,
@@ -78,8 +61,8 @@ impl World {
                 apply_lag_entries_max: 5000,
                 apply_lag_bytes_max: 8 << 20,
                 log_retained_bytes: settings.log_retained_bytes,
-                learners_max: 1,
-                promote_learners: false,
+                learners_max: self.operator.as_ref().map_or(1, |_| 2),
+                promote_learners: self.operator.as_ref().is_some_and(|operator| operator.promotes_by_itself),
                 hasten_start: false,
                 strict_membership: true,
             },
@@ -103,20 +86,38 @@ impl World {
         }
         let config = self.open_config(member);
         let start = config.log_loop.start;
-        let founding = self.founding(member);
+        self.machines[member].epoch += 1;
+        self.machines[member].disk.begin(now);
+        let founding = match self.begins(member, &config.wal) {
+            Begins::With(founding) => founding,
+            Begins::Later => {
+                self.restart_after(member, 500 * MILLI);
+                return Ok(());
+            }
+            Begins::Never => return Ok(()),
+        };
         let feeds = Feeds::new(self.settings.feed_bytes_max);
+        let come_and_go = self.operator.is_some();
         let machine = &mut self.machines[member];
-        machine.epoch += 1;
-        machine.disk.begin(now);
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
-        let opened = open(&disk, &disk, config, Some(&founding), feeds.clone(), machine.now(now));
+        let opened = open(&disk, &disk, config, founding.as_ref(), feeds.clone(), machine.now(now));
+        // A disk that refuses its peer book refuses the start, like one that refuses anything else.
+        let book = match come_and_go.then(|| PeerBook::open(disk)).transpose() {
+            Ok(book) => book,
+            Err(error) => {
+                ensure!(machine.errors, "the peer book of member {member} can't be read: {error}");
+                self.restart_after(member, 500 * MILLI);
+                return Ok(());
+            }
+        };
         let ready_at = machine.disk.busy_until();
         match opened {
             Ok(stages) => {
                 ensure!(
-                    stages.identity == Self::identity(member),
-                    "member {member} came back as {:?}",
-                    stages.identity
+                    stages.identity == machine.identity,
+                    "member {member} came back as {:?}, not as {:?}",
+                    stages.identity,
+                    machine.identity
                 );
                 let epoch = machine.epoch;
                 let applied = stages.apply.applied_index();
@@ -131,6 +132,10 @@ impl World {
                     last_unreachable: 0,
                     ready_at,
                     handed: [0; 5],
+                    members: Arc::default(),
+                    guests: Default::default(),
+                    book,
+                    doors: Default::default(),
                 };
                 for stage in Stage::ALL {
                     running.queue(stage).busy_until = ready_at;
@@ -139,6 +144,7 @@ impl World {
                 self.trace(|| {
                     format!("m{member} starts, applied {applied}, ready at {:.3} ms", ready_at as f64 / 1e6)
                 });
+                self.tell_met(member, ready_at)?;
                 for stage in Stage::ALL {
                     self.wake_at(member, epoch, stage, ready_at);
                 }
@@ -168,7 +174,7 @@ impl World {
         Ok(())
     }
 
-    fn restart_after(&mut self, member: usize, nanos: u64) {
+    pub(super) fn restart_after(&mut self, member: usize, nanos: u64) {
         self.machines[member].restart_pending = true;
         self.events.after(nanos, Event::Restart { member });
     }
@@ -226,6 +232,7 @@ impl World {
                 self.machines[member].crash_on_vote = Some((kind, down_nanos));
             }
             Fault::Blackout { down_nanos } => {
+                self.count("power: all members at once");
                 for member in 0..self.plan.members {
                     self.crash(member, CrashKind::Power, down_nanos);
                 }
@@ -279,7 +286,7 @@ impl World {
                 for member in 0..self.plan.members {
                     let epoch = self.machines[member].epoch;
                     let input =
-                        Input::Log(quorate_member::core::LogInput::TransferLeadership { to: member_id(to) });
+                        Input::Log(quorate_member::core::LogInput::TransferLeadership { to: self.id_of(to) });
                     self.events.after(0, Event::Hand { member, epoch, input });
                 }
                 self.count("leadership: asked to move");

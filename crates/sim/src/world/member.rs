@@ -3,13 +3,14 @@
 //! Invariants: a stage runs one step at a time and is busy until its disk calls are complete; the outputs of a step are
 //! handed on only then; what belongs to an earlier run of the member (its `epoch`) reaches nobody.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use quorate_ids::{LogIndex, Monotonic, WallTime};
-use quorate_member::Status;
+use quorate_ids::{LogIndex, MemberId, Monotonic, WallTime};
 use quorate_member::core::{
     ApplyInput, CheckpointInput, LogBatch, LogInput, Mended, Now, Stages, TransferInput,
 };
+use quorate_member::{Identity, Member, MemberList, PeerBook, Status};
 use quorate_models::Feeds;
 use quorate_store::Location;
 
@@ -77,6 +78,22 @@ pub struct Running {
     pub ready_at: u64,
     /// When the last hand-over to each stage arrives.
     pub handed: [u64; 5],
+    /// The members, as the member itself says.
+    pub members: Arc<MemberList>,
+    /// Who may speak although the list does not name them.
+    pub guests: BTreeMap<MemberId, Member>,
+    /// Where members come and go: whom it met, and who went through a handshake with it.
+    pub book: Option<PeerBook>,
+    pub doors: BTreeMap<usize, Door>,
+}
+
+/// A connection from another machine that went through its handshake.
+#[derive(Clone, Copy)]
+pub struct Door {
+    /// The run of the other one.
+    pub epoch: u64,
+    /// What the handshake had to make durable is durable.
+    pub open_at: u64,
 }
 
 impl Running {
@@ -86,6 +103,18 @@ impl Running {
 }
 
 pub struct Machine {
+    /// Whom it runs, or ran last.
+    pub identity: Identity,
+    /// Its member was added to a cluster that ran already.
+    pub joins: bool,
+    /// Its disk was lost since its member first started.
+    pub wiped: bool,
+    /// The newest list that its member durably knows.
+    pub kept: Arc<MemberList>,
+    /// The end of its member's log, at its furthest.
+    pub log_end: LogIndex,
+    /// Its peer book is durable from then on.
+    pub book_at: u64,
     pub disk: SimDisk,
     pub clock: Clock,
     pub epoch: u64,

@@ -5,16 +5,21 @@
 //! would. A crash drops the structs and whatever was under way.
 
 mod clients;
+mod doors;
 mod faults;
+mod founding;
 mod member;
+mod operator;
 mod scrub;
 mod stages;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_ids::MemberId;
+use quorate_ids::{LogIndex, MemberId};
+use quorate_member::MemberList;
 
 use crate::clock::Clock;
 use crate::disk::{CrashKind, Latency, SimDisk};
@@ -61,6 +66,20 @@ enum Event {
         seq: u64,
         delivery: Delivery,
     },
+    /// One member asks another who the members are.
+    Question {
+        from: usize,
+        from_epoch: u64,
+        to: usize,
+        of: MemberId,
+    },
+    /// The operator looks at the cluster.
+    Operator,
+    /// The operator hears of its change, or loses patience.
+    Changed {
+        operation: u64,
+        delivery: Delivery,
+    },
     /// A client hears something, or loses patience.
     Heard {
         client: usize,
@@ -102,6 +121,7 @@ enum Event {
 #[derive(Clone, Copy)]
 struct Sent {
     from_id: MemberId,
+    from_epoch: u64,
     to_id: MemberId,
     to_epoch: u64,
     lane: u8,
@@ -153,11 +173,15 @@ pub struct World {
     network: SimNetwork,
     machines: Vec<Machine>,
     numbers: BTreeMap<MemberId, usize>,
+    /// Where members come and go: who has it done.
+    operator: Option<operator::Operator>,
+    /// Questions of members that wait for an answer: who asked, in which run.
+    questions: BTreeMap<u64, (usize, u64)>,
     clients: Vec<Client>,
     /// Who waits for the answer to a request of a member's run.
     asked: BTreeMap<(usize, u64, u64), (usize, u64)>,
     oracle: Oracle,
-    leaders: BTreeMap<u64, usize>,
+    leaders: BTreeMap<u64, MemberId>,
     storm: bool,
     /// The last phase: nobody asks for anything any more, all members come to the same end.
     draining: bool,
@@ -168,18 +192,36 @@ pub struct World {
     counts: BTreeMap<&'static str, u64>,
 }
 
-/// Runs one seed to its end.
+/// Which world a seed is run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The members are those that found the cluster.
+    Fixed,
+    /// Members come and go.
+    Members,
+}
+
+/// Runs one seed to its end, with the members that found the cluster.
 #[must_use]
 pub fn run(options: Options) -> Outcome {
-    let mut world = World::new(options);
+    run_with(options, Kind::Fixed)
+}
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run_with(options: Options, kind: Kind) -> Outcome {
+    let mut world = World::new(options, kind);
     let violation = world.run().err();
     world.outcome(violation)
 }
 
 impl World {
-    fn new(options: Options) -> Self {
+    fn new(options: Options, kind: Kind) -> Self {
         let mut rng = Rng::new(options.seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = match kind {
+            Kind::Fixed => Plan::draw(&mut rng),
+            Kind::Members => Plan::draw_for_members(&mut rng),
+        };
         let settings = Settings::draw(&mut rng);
         let mut network = SimNetwork::new(rng.fork(1), rng.between(50_000, 2 * MILLI));
         network.faults = plan.network_faults(&mut rng);
@@ -187,12 +229,19 @@ impl World {
             .map(|member| {
                 let drift_ppm = if plan.clock_jumps { rng.below(1_000) as i64 - 500 } else { 0 };
                 let wall_nanos = if plan.clock_jumps { rng.below(60 * SECOND) as i64 } else { 0 };
+                let founds = member < plan.founders;
                 Machine {
+                    identity: if founds { founding::identity(member) } else { founding::NOBODY },
+                    joins: !founds,
+                    wiped: false,
+                    kept: Arc::new(MemberList::default()),
+                    log_end: LogIndex::ZERO,
+                    book_at: 0,
                     disk: SimDisk::new(rng.fork(100 + member as u64), Latency::default(), plan.direct),
                     clock: Clock::new(rng.between(SECOND, 1_000 * SECOND), drift_ppm, wall_nanos),
                     epoch: 0,
                     running: None,
-                    given_up: false,
+                    given_up: !founds,
                     restart_pending: false,
                     paused_until: 0,
                     crash_on_write: None,
@@ -220,10 +269,12 @@ impl World {
             taken: 0,
             network,
             machines,
-            numbers: (0..plan.members).map(|member| (member_id(member), member)).collect(),
+            numbers: (0..plan.founders).map(|member| (member_id(member), member)).collect(),
+            operator: (kind == Kind::Members).then(|| operator::Operator::new(rng.fork(3), &plan)),
+            questions: BTreeMap::new(),
             clients,
             asked: BTreeMap::new(),
-            oracle: Oracle::default(),
+            oracle: Oracle::founded(&founding::founders(kind, plan.founders)),
             leaders: BTreeMap::new(),
             storm: true,
             draining: false,
@@ -255,8 +306,11 @@ impl World {
 
     fn run(&mut self) -> Checked {
         self.trace(|| format!("{:?}\n{:?}", self.plan, self.settings));
-        for member in 0..self.plan.members {
+        for member in 0..self.plan.founders {
             self.start(member)?;
+        }
+        if self.operator.is_some() {
+            self.events.at(0, Event::Operator);
         }
         for client in 0..self.clients.len() {
             self.events.at(0, Event::Client { client });
@@ -287,9 +341,16 @@ impl World {
             }
             Event::Frame { from, to, sent, bytes } => self.arrived(from, to, sent, bytes),
             Event::Tell { member, epoch, seq, delivery } => match self.asked.remove(&(member, epoch, seq)) {
+                Some((operator::CLIENT, operation)) => self.changed(operation, delivery),
                 Some((client, operation)) => self.heard(client, operation, delivery),
                 None => Ok(()),
             },
+            Event::Question { from, from_epoch, to, of } => self.questioned(from, from_epoch, to, of),
+            Event::Operator => self.operator_turn(),
+            Event::Changed { operation, delivery } => self.changed(operation, delivery),
+            Event::Heard { client: operator::CLIENT, operation, delivery } => {
+                self.changed(operation, delivery)
+            }
             Event::Heard { client, operation, delivery } => self.heard(client, operation, delivery),
             Event::Client { client } => self.client_turn(client),
             Event::Watch { client } => self.watch_turn(client),
@@ -359,23 +420,40 @@ impl World {
             }
             None => format!("\n  m{member}: down, given up {}", m.given_up),
         };
+        let one = |(member, m)| {
+            let identity =
+                if self.operator.is_some() { format!(" ({})", self.id_of(member)) } else { String::new() };
+            one((member, m)) + &identity
+        };
         self.machines.iter().enumerate().map(one).collect()
     }
 
     /// Everybody is up (or given up with reason), idle, and at the end of the log; no lease is left.
     fn is_settled(&self) -> bool {
         let end = self.oracle.committed_index();
+        let expected = |member: usize| self.operator.is_none() || self.is_member(member);
         self.asked.is_empty()
             && self.oracle.reference().leases() == 0
             && self.oracle.tree.reference().next_deadline().is_none()
-            && self.machines.iter().all(|machine| match &machine.running {
+            && self.machines.iter().enumerate().all(|(member, machine)| match &machine.running {
+                _ if !expected(member) => true,
                 Some(running) => {
                     running.stages.apply.applied_index() == end
                         && !running.stages.apply.has_work()
                         && running.queues.iter().all(|queue| queue.waiting.is_empty())
                 }
-                None => machine.given_up,
+                None => machine.given_up && self.operator.is_none(),
             })
+    }
+
+    /// The id of the member on a machine.
+    fn id_of(&self, member: usize) -> MemberId {
+        self.machines[member].identity.member
+    }
+
+    /// Whether the member on this machine is one of the cluster, as far as anybody committed.
+    fn is_member(&self, member: usize) -> bool {
+        self.oracle.members.is_member(self.id_of(member))
     }
 
     fn outcome(&self, violation: Option<Violation>) -> Outcome {
@@ -385,6 +463,17 @@ impl World {
         }
         for machine in &self.machines {
             for (name, count) in machine.disk.counts().faults() {
+                *faults.entry(name).or_default() += count;
+            }
+        }
+        if self.operator.is_some() {
+            let members = self.oracle.members.counts;
+            for (name, count) in [
+                ("members: joined", members.joined),
+                ("members: promoted", members.promoted),
+                ("members: removed", members.removed),
+                ("oracle: member lists compared", members.compared),
+            ] {
                 *faults.entry(name).or_default() += count;
             }
         }

@@ -150,6 +150,7 @@ impl World {
                     for committed in entries {
                         self.oracle.committed(member, &committed.entry, self.events.now())?;
                     }
+                    self.judge_promotions()?;
                 }
                 self.hand(member, at, Input::Apply(input));
             }
@@ -164,18 +165,32 @@ impl World {
             LogOutput::AnswerLease { seq, outcome } => self.tell_of_lease(member, at, seq, outcome),
             LogOutput::Status(status) => return self.status(member, status),
             LogOutput::Members(list) => {
-                let me = super::member_id(member);
+                if let Some(running) = &mut self.machines[member].running {
+                    running.members = list.clone();
+                }
+                let me = self.id_of(member);
                 let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
                 self.hand(member, at, Input::Transfer(TransferInput::Peers(peers)));
             }
+            LogOutput::MembersKept(list) => self.members_kept(member, at, list),
+            LogOutput::AskMembers(members) => self.ask_members(member, &members),
+            LogOutput::Guests(guests) => {
+                self.trace(|| {
+                    format!("m{member} lets in {:?}", guests.iter().map(|g| g.id).collect::<Vec<_>>())
+                });
+                self.count("handshake: let in before the list names it");
+                if let Some(running) = &mut self.machines[member].running {
+                    running.guests = guests.into_iter().map(|guest| (guest.id, guest)).collect();
+                }
+            }
+            LogOutput::JoinReply { ask, reply } => self.replied(member, ask, reply),
             // No newcomer asks to join in this world.
             LogOutput::MayStop
             | LogOutput::Event(_)
             | LogOutput::AnswerLog { .. }
-            | LogOutput::JoinReply { .. }
             | LogOutput::Invite { .. }
             | LogOutput::GiveUp { .. } => {}
-            LogOutput::Removed => return self.member_failed(member, "it was removed from the cluster"),
+            LogOutput::Removed => return self.member_ended(member),
         }
         Ok(())
     }
@@ -183,8 +198,9 @@ impl World {
     fn status(&mut self, member: usize, status: quorate_member::Status) -> Checked {
         self.trace(|| format!("m{member} {status:?}"));
         if status.is_leader {
-            let first = *self.leaders.entry(status.term.0).or_insert(member);
-            ensure!(first == member, "members {first} and {member} both lead in term {}", status.term);
+            let id = self.id_of(member);
+            let first = *self.leaders.entry(status.term.0).or_insert(id);
+            ensure!(first == id, "members {first} and {id} both lead in term {}", status.term);
         }
         let Some(running) = &mut self.machines[member].running else { return Ok(()) };
         ensure!(
@@ -194,6 +210,8 @@ impl World {
         );
         let failed = status.failed.clone();
         running.status = status;
+        let log_end = running.status.last_index;
+        self.machines[member].log_end = self.machines[member].log_end.max(log_end);
         match failed {
             Some(reason) => self.member_failed(member, &reason),
             None => Ok(()),
@@ -276,6 +294,8 @@ impl World {
             hashed_tables().fold(0u128, |sum, table| sum.rotate_left(1).wrapping_add(tables.hash(table)))
         });
         if let Some(hash) = hash {
+            let stage = &running.stages.apply;
+            self.oracle.members.compare(member, applied, stage.members(), stage.membership())?;
             self.oracle.hash(member, applied, hash)?;
         }
         let epoch = machine.epoch;
@@ -321,10 +341,10 @@ impl World {
                 self.hand(member, at, Input::Log(LogInput::Expire { term, model, command }));
             }
             ApplyOutput::Applied { index } => self.hand(member, at, Input::Log(LogInput::Applied { index })),
-            ApplyOutput::Installed { point, members } => {
+            ApplyOutput::Installed { point, members, stamps } => {
                 self.count("snapshot: installed");
                 self.trace(|| format!("m{member} installed a snapshot at {}", point.index));
-                self.hand(member, at, Input::Log(LogInput::Installed { point, members }));
+                self.hand(member, at, Input::Log(LogInput::Installed { point, members, stamps }));
             }
             ApplyOutput::Checkpoint { frozen, point, membership } => {
                 self.hand(member, at, Input::Checkpoint(CheckpointInput { frozen, point, membership }));
@@ -447,6 +467,13 @@ impl World {
     fn send(&mut self, from: usize, to_id: MemberId, lane: Lane, bytes: Bytes) {
         let now = self.events.now();
         let Some(&to) = self.numbers.get(&to_id) else { return };
+        // A member dials those in its list, and its guests.
+        let dials = self.machines[from].running.as_ref().is_some_and(|running| {
+            running.members.get(to_id).is_some() || running.guests.contains_key(&to_id)
+        });
+        if self.operator.is_some() && !dials {
+            return;
+        }
         if self.machines[to].serving(now).is_none() {
             self.unreachable(from, to_id, 50 * MILLI);
             return;
@@ -462,7 +489,8 @@ impl World {
         let lane = lane as u8;
         let fate = self.network.send(now, from, to, lane, strict, bytes.len());
         let sent = Sent {
-            from_id: super::member_id(from),
+            from_id: self.id_of(from),
+            from_epoch: self.machines[from].epoch,
             to_id,
             to_epoch: self.machines[to].epoch,
             lane,
@@ -485,7 +513,7 @@ impl World {
         }
     }
 
-    fn unreachable(&mut self, from: usize, to: MemberId, after: u64) {
+    pub(super) fn unreachable(&mut self, from: usize, to: MemberId, after: u64) {
         let now = self.events.now();
         let Some(running) = &mut self.machines[from].running else { return };
         if now < running.last_unreachable + 20 * MILLI {
@@ -504,6 +532,9 @@ impl World {
             return Ok(());
         }
         debug_assert_eq!(self.numbers.get(&sent.to_id), Some(&to));
+        if self.operator.is_some() && !self.is_open(from, to, sent, &bytes)? {
+            return Ok(());
+        }
         self.hash.bytes(&bytes[FRAME_HEADER_BYTES.min(bytes.len())..bytes.len().min(64)]);
         if Frame::decode(bytes.clone()).is_err() {
             // The receiver ends a connection that carries nonsense.

@@ -1,7 +1,7 @@
 //! The simulator itself: seeds repeat bit for bit, and worlds without faults find nothing.
 
 use quorate_sim::report::{Options, Outcome, guarded, regressions};
-use quorate_sim::{log_world, world};
+use quorate_sim::{log_world, run_members, world};
 
 fn run(world: fn(Options) -> Outcome, seed: u64) -> Outcome {
     let outcome = guarded(Options { seed, ..Options::default() }, world);
@@ -27,6 +27,23 @@ fn a_seed_of_the_whole_world_repeats_bit_for_bit() {
         let first = run(world::run, seed);
         assert!(first.events > 1_000, "seed {seed} did next to nothing");
         assert_eq!(first, run(world::run, seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_seed_in_which_members_come_and_go_repeats_bit_for_bit() {
+    let first = run(run_members, 2);
+    assert!(first.faults["members: joined"] > 0 && first.faults["members: removed"] > 0, "{first:?}");
+    assert_eq!(first, run(run_members, 2));
+}
+
+/// Each of these once found what a member that leads right after a snapshot, a joiner that asked a wiped member who it
+/// is, or a removed leader of two members, did wrong.
+#[test]
+fn members_come_and_go_with_snapshots_wipes_and_power_losses() {
+    for seed in [8, 40] {
+        let outcome = run(run_members, seed);
+        assert!(outcome.faults["members: removed"] > 0, "seed {seed}");
     }
 }
 

@@ -103,12 +103,14 @@ impl LogLoop {
         }
     }
 
-    /// Proposes a change that nobody waits for. What is refused now is tried again with a later tick.
-    fn change_unasked(&mut self, request: MembershipRequest, now: Now) {
+    /// Proposes a change that nobody waits for; false where it was refused now: it is tried again with a later tick.
+    pub(super) fn change_unasked(&mut self, request: MembershipRequest, now: Now) -> bool {
         let origin = Origin { member: self.config.identity.member, start: self.config.start, seq: 0 };
-        if let Err(refusal) = self.propose(origin, Request::Membership(request), now) {
+        let proposed = self.propose(origin, Request::Membership(request), now);
+        if let Err(refusal) = &proposed {
             tracing::debug!(?refusal, "a change of the members waits");
         }
+        proposed.is_ok()
     }
 
     // ---- as the one that is asked ----
@@ -126,6 +128,7 @@ impl LogLoop {
                 }
                 Err(refusal) => Reply::Refused(refusal.into()),
             },
+            Question::Members => Reply::Members(self.members_to_tell()),
             Question::Admit(_) => Reply::Later { reason: "this question is not for the log loop".to_owned() },
         };
         self.out.push(LogOutput::JoinReply { ask, reply });
@@ -152,7 +155,11 @@ impl LogLoop {
             return Err(AbsorbRefusal::StartedAnew);
         }
         if (offer.cluster, offer.member) == (me.cluster, me.member) {
-            return if self.removed { Err(AbsorbRefusal::NotServing) } else { Ok(true) };
+            return if self.removed || self.leaving.is_some() {
+                Err(AbsorbRefusal::NotServing)
+            } else {
+                Ok(true)
+            };
         }
         if offer.cluster == me.cluster {
             return Err(AbsorbRefusal::NotServing);
@@ -162,7 +169,7 @@ impl LogLoop {
     }
 
     fn may_move(&self, hosts: bool) -> Result<(), AbsorbRefusal> {
-        if self.failed.is_some() || self.removed || self.stopping {
+        if self.failed.is_some() || self.removed || self.leaving.is_some() || self.stopping {
             return Err(AbsorbRefusal::NotServing);
         }
         if self.given_up || self.giving_up.is_some() {
@@ -199,7 +206,10 @@ impl LogLoop {
             Some(Ok(envelope)) => {
                 let request = MembershipRequest::decode(&envelope.command);
                 envelope.model == quorate_models::ModelId::MEMBER
-                    && matches!(request, Ok(MembershipRequest::Publish { id, .. }) if id == me)
+                    && matches!(
+                        request,
+                        Ok(MembershipRequest::Publish { id, .. } | MembershipRequest::Meet { id, .. }) if id == me
+                    )
             }
         }
     }

@@ -5,9 +5,11 @@
 //! - One batch is with the log writer at a time; what arrives meanwhile is the next. Messages that promise durability
 //!   leave only once the batch that makes them true is written.
 //! - Entries go to the apply stage in order, without a gap, and only after they are committed.
-//! - Membership requests are judged here when they are committed, from the list as of that place in the log.
+//! - Membership requests are judged here when they are committed, from the list as of that place in the log. That it is
+//!   committed is made durable at once: others may do without a member that this one could not do without.
 
 mod joins;
+mod known;
 mod observing;
 mod peers;
 mod replication;
@@ -22,16 +24,18 @@ use quorate_consensus::{
     Consensus, Entry, EntryKind, Membership, MembershipChange, MembershipEntry, Message, Observation,
     ProposeError, ReadOutcome, ReplicationState, Role,
 };
-use quorate_ids::{ClusterTime, LogIndex, MemberId, Monotonic, Term, WallTime};
+use quorate_ids::{ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
 
 use crate::core::clock::Stamper;
 use crate::core::divergence::{Comparison, Divergence};
 use crate::core::joins::Joins;
+use crate::core::leaving::Leaving;
 use crate::core::mutants::planted;
 use crate::core::offers::Offers;
 use crate::core::open::FOUNDING_INDEX;
 use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;
+use crate::core::strangers::Strangers;
 use crate::core::{
     ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
 };
@@ -82,6 +86,8 @@ struct AfterWrite {
     ready_number: Option<u64>,
     messages: Vec<Message>,
     install: Option<(SnapshotPoint, u64)>,
+    /// A member list whose place in the log is durable as committed once this batch is.
+    members: Option<Arc<MemberList>>,
 }
 
 struct InFlight {
@@ -103,6 +109,8 @@ pub struct LogLoop {
     consensus: Consensus,
     members: MemberList,
     membership: Membership,
+    /// The list that no restart goes back behind.
+    kept: Arc<MemberList>,
     stamper: Stamper,
     proposals: Proposals,
     reads: Reads<Confirm>,
@@ -133,8 +141,14 @@ pub struct LogLoop {
     front_tight: bool,
     failed: Option<String>,
     stopping: bool,
+    /// This member was removed, and stays until the others can do without it.
+    leaving: Option<Leaving>,
     removed: bool,
     joins: Joins,
+    strangers: Strangers,
+    /// The incarnations that peers were met in, and which of them this leader has put into the log.
+    met: std::collections::BTreeMap<MemberId, Incarnation>,
+    noted: std::collections::BTreeSet<MemberId>,
     /// The peers that this member reaches, until its first election need not be hastened any more.
     starting: Option<std::collections::BTreeSet<MemberId>>,
     giving_up: Option<joins::GivingUp>,
@@ -162,6 +176,7 @@ impl LogLoop {
             next_tick: now.monotonic.plus(config.tick_nanos),
             config,
             consensus,
+            kept: Arc::new(members.clone()),
             members,
             membership,
             batch: LogBatch::default(),
@@ -185,15 +200,21 @@ impl LogLoop {
             front_tight: false,
             failed: None,
             stopping: false,
+            leaving: None,
             removed: false,
             joins: Joins::default(),
+            strangers: Strangers::default(),
+            met: std::collections::BTreeMap::new(),
+            noted: std::collections::BTreeSet::new(),
             starting: Some(std::collections::BTreeSet::new()),
             giving_up: None,
             given_up: false,
             said: Status::default(),
             out: Vec::new(),
         };
-        this.out.push(LogOutput::Members(Arc::new(this.members.clone())));
+        this.out.push(LogOutput::Members(this.kept.clone()));
+        this.out.push(LogOutput::MembersKept(this.kept.clone()));
+        this.leave_if_removed();
         if this.is_observed() {
             this.out.push(LogOutput::Event(Event::Follower { leader: None }));
         }
@@ -244,8 +265,16 @@ impl LogLoop {
                 self.snapshot_fetched(from, point, generation)
             }
             LogInput::SnapshotFailed { from, point } => self.snapshot_failed(from, point),
-            LogInput::Installed { point, members } => self.installed(point, members),
+            LogInput::Installed { point, members, stamps } => {
+                self.stamper.seen(stamps.0, stamps.1);
+                self.installed(point, members);
+            }
             LogInput::JoinQuestion { ask, question, hosts } => self.join_question(ask, question, hosts),
+            LogInput::Met { member, incarnation } => {
+                self.met.insert(member, incarnation);
+            }
+            LogInput::Knocked { member, incarnation } => self.knocked(member, incarnation, now),
+            LogInput::MembersTold { by, members } => self.members_told(by, &members),
             LogInput::InvitationRefused { member } => self.invitation_refused(member, now),
             LogInput::Failed { reason } => self.fail(reason),
             LogInput::Stop => self.stopping = true,
@@ -272,7 +301,7 @@ impl LogLoop {
         let (role, leader, term) = self.consensus.leadership();
         let me = self.config.identity.member;
         let said = Status {
-            leader: leader.filter(|_| self.failed.is_none() && !self.removed),
+            leader: leader.filter(|_| self.failed.is_none() && !self.removed && self.leaving.is_none()),
             is_leader: role == Role::Leader,
             is_learner: self.membership.is_learner(me),
             term,
@@ -313,7 +342,9 @@ fn change_of(request: &MembershipRequest) -> Option<MembershipChange> {
         MembershipRequest::Remove { id } => Some(MembershipChange::Remove(*id)),
         MembershipRequest::Promote { id } => Some(MembershipChange::Promote(*id)),
         MembershipRequest::Demote { id, .. } => Some(MembershipChange::Demote(*id)),
-        MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => None,
+        MembershipRequest::Update { .. }
+        | MembershipRequest::Publish { .. }
+        | MembershipRequest::Meet { .. } => None,
     }
 }
 

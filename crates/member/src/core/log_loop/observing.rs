@@ -86,7 +86,9 @@ impl LogLoop {
             MembershipRequest::Promote { id } => (ConfigurationChange::Promote, *id),
             MembershipRequest::Demote { id, .. } => (ConfigurationChange::Demote, *id),
             MembershipRequest::Remove { id } => (ConfigurationChange::Remove, *id),
-            MembershipRequest::Update { .. } | MembershipRequest::Publish { .. } => return,
+            MembershipRequest::Update { .. }
+            | MembershipRequest::Publish { .. }
+            | MembershipRequest::Meet { .. } => return,
         };
         let mut after = self.members.clone();
         if after.judge(request).is_err() {

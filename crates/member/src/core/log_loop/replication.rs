@@ -87,6 +87,9 @@ impl LogLoop {
             self.consensus.persisted(number);
         }
         self.send_messages(after.messages);
+        if let Some(members) = after.members {
+            self.keep(members);
+        }
         if let Some((point, generation)) = after.install {
             self.out.push(LogOutput::Apply(ApplyInput::Install { point, generation }));
         }
@@ -104,6 +107,7 @@ impl LogLoop {
         if role == Role::Leader {
             self.stamper.lead(now);
             self.joins.leads(Some(now.monotonic));
+            self.noted.clear();
             self.out.push(LogOutput::Apply(ApplyInput::Lead { term }));
         } else {
             self.expiries.clear();
@@ -159,7 +163,11 @@ impl LogLoop {
         }
         if outcome.is_ok() {
             self.joins.keep(&self.members);
-            self.out.push(LogOutput::Members(Arc::new(self.members.clone())));
+            let members = Arc::new(self.members.clone());
+            self.out.push(LogOutput::Members(members.clone()));
+            self.after.members = Some(members);
+            self.batch_needs_write = true;
+            self.look_at_guests();
             self.tell_observations();
             self.tell_judged(&request, before);
             tracing::info!(?request, "the member list changed");
@@ -177,13 +185,8 @@ impl LogLoop {
         if planted!(FreeLogEarly) {
             self.batch.release = Some(self.applied);
         }
-        if self.members.was_removed(self.config.identity.member) && !self.removed && self.applying.is_empty()
-        {
-            self.removed = true;
-            self.give_up_requests(&RequestError::Stopped {
-                reason: "this member was removed from the cluster".to_owned(),
-            });
-            self.out.push(LogOutput::Removed);
+        if self.applying.is_empty() {
+            self.leave_if_removed();
         }
     }
 

@@ -60,7 +60,7 @@ impl LogLoop {
         if let Some(reason) = &self.failed {
             return Some(RequestError::Stopped { reason: reason.clone() });
         }
-        self.removed
+        (self.removed || self.leaving.is_some())
             .then(|| RequestError::Stopped { reason: "this member was removed from the cluster".to_owned() })
     }
 
@@ -195,7 +195,7 @@ impl LogLoop {
             }
             MembershipRequest::Promote { id } => {
                 let matched = status.progress.get(id).map_or(0, |learner| learner.matched.0);
-                let ready = matched as f64 >= status.last_index.0 as f64 * 0.9;
+                let ready = matched as f64 >= status.last_index.0 as f64 * 0.9 || planted!(PromoteTooEarly);
                 if ready { Ok(()) } else { Err(MembershipRefusal::LearnerNotReady) }
             }
             _ => Ok(()),

@@ -86,7 +86,11 @@ impl LogLoop {
         self.applying_bytes = self.applying.iter().map(|(_, bytes)| bytes).sum();
         self.applied = point.index;
         self.consensus.applied(point.index);
-        self.out.push(LogOutput::Members(Arc::new(self.members.clone())));
+        let members = Arc::new(self.members.clone());
+        self.out.push(LogOutput::Members(members.clone()));
+        self.keep(members);
+        self.look_at_guests();
+        self.leave_if_removed();
         if let Some(leader) = self.consensus.leadership().1 {
             self.send(leader, Lane::Control, &Frame::SnapshotStatus { point, installed: true });
         }

@@ -30,6 +30,8 @@ impl LogLoop {
             }
             self.renew_offers(now);
             self.look_after_learners(now);
+            self.note_incarnations(now);
+            self.ask_to_leave(now);
         }
     }
 

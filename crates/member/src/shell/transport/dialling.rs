@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::State;
 use super::link::{LinkError, connect, explained, in_time, read_frame, write};
-use super::listening::check_identity;
-use crate::core::LogInput;
+use super::listening::meet;
+use crate::core::{LogInput, gate};
 use crate::frame::{Frame, Hello, Lane, PROTOCOL_VERSION};
 use crate::membership::Member;
 use crate::shell::reachability::Reachability;
@@ -74,12 +74,13 @@ async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<Stream<Tc
         let mut buffer = BytesMut::new();
         match Frame::decode(read_frame(&mut stream, &mut buffer).await?)? {
             Frame::Hello(answer) => {
-                check_identity(state, &answer)?;
+                gate::judge_answer(state.identity, &state.lock_members(), &state.lock_guests(), &answer)
+                    .map_err(|shut| LinkError::Refusing(shut.to_string()))?;
                 if answer.member != peer.id {
                     let text = format!("{} answers at the address of member {}", answer.member, peer.id);
                     return Err(LinkError::Refusing(text));
                 }
-                Ok(())
+                meet(state, &answer)
             }
             Frame::Refused { reason } => Err(LinkError::Refused(reason)),
             _ => Err(LinkError::Refusing("the peer answered a handshake with something else".to_owned())),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_ids::Incarnation;
 use quorate_tls::{Acceptor, Stream};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,6 +14,7 @@ use super::link::{HANDSHAKE_TIMEOUT, LinkError, in_time, read_frame, write};
 use super::questions;
 use crate::config::PeerTls;
 use crate::core::LogInput;
+use crate::core::gate::{self, Shut};
 use crate::frame::{Frame, Hello, PROTOCOL_VERSION};
 use crate::shell::peer_http::{self, HttpConnection};
 
@@ -152,10 +152,7 @@ async fn incoming(
     loop {
         let frame = read_frame(&mut stream, &mut buffer).await?;
         state.metrics.peer_received(from, frame.len());
-        // A member that was removed meanwhile has nothing more to say.
-        if state.lock_members().was_removed(from) {
-            return Err(LinkError::Refusing(format!("member {from} was removed from the cluster")));
-        }
+        is_shut(state, &hello).map_err(|shut| LinkError::Refusing(shut.to_string()))?;
         let mut input = LogInput::Frame { from, frame };
         while let Err(back) = state.inbox.offer(input) {
             input = back;
@@ -164,49 +161,35 @@ async fn incoming(
     }
 }
 
-pub(super) fn check_identity(state: &State, hello: &Hello) -> Result<(), LinkError> {
-    let refuse = |reason: String| Err(LinkError::Refusing(reason));
-    if hello.version != PROTOCOL_VERSION {
-        return refuse(format!(
-            "the peer speaks protocol version {}, this one {PROTOCOL_VERSION}",
-            hello.version
-        ));
+/// The last word on an incarnation: the peer book notes a first meeting durably, then the log loop hears of it.
+pub(super) fn meet(state: &State, hello: &Hello) -> Result<(), LinkError> {
+    let (member, incarnation) = (hello.member, hello.incarnation);
+    if !state.book.admit(member, incarnation)? {
+        return Err(LinkError::Refusing(Shut::Wiped { member }.to_string()));
     }
-    if hello.cluster != state.identity.cluster {
-        return refuse(format!(
-            "cluster ID mismatch: member {} is of cluster {}, this is member {} of cluster {}",
-            hello.member, hello.cluster, state.identity.member, state.identity.cluster
-        ));
-    }
-    let of_list = state.lock_members().get(hello.member).map_or(Incarnation::ZERO, |peer| peer.incarnation);
-    let known_as_other = of_list != Incarnation::ZERO && of_list != hello.incarnation;
-    if known_as_other || !state.book.admit(hello.member, hello.incarnation)? {
-        return refuse(format!(
-            "member {} came back with an empty data folder and may have forgotten its votes: remove it from the \
-             cluster and add it again",
-            hello.member
-        ));
-    }
+    state.inbox.report(LogInput::Met { member, incarnation });
     Ok(())
 }
 
 fn admit(state: &State, hello: &Hello) -> Result<(), LinkError> {
-    let refuse = |reason: String| Err(LinkError::Refusing(reason));
-    {
-        let members = state.lock_members();
-        if hello.cluster == state.identity.cluster {
-            if members.was_removed(hello.member) {
-                return refuse(format!("member {} was removed from the cluster", hello.member));
-            }
-            if members.get(hello.member).is_none() {
-                return refuse(format!("member {} is not known here (yet)", hello.member));
-            }
+    let judged = gate::judge(state.identity, &state.lock_members(), &state.lock_guests(), hello);
+    if let Err(shut) = judged {
+        if matches!(shut, Shut::Stranger { .. }) {
+            let (member, incarnation) = (hello.member, hello.incarnation);
+            state.inbox.report(LogInput::Knocked { member, incarnation });
         }
+        return Err(LinkError::Refusing(shut.to_string()));
     }
-    if hello.cluster == state.identity.cluster && hello.to != state.identity.member {
-        return refuse(format!("member {} is meant, this is member {}", hello.to, state.identity.member));
+    meet(state, hello)
+}
+
+/// Why a peer that was let in has nothing more to say, if so: it was removed meanwhile, or found out as another.
+fn is_shut(state: &State, hello: &Hello) -> Result<(), Shut> {
+    let members = state.lock_members();
+    if members.was_removed(hello.member) {
+        return Err(Shut::Removed { member: hello.member });
     }
-    check_identity(state, hello)
+    gate::is_first(&members, &state.lock_guests(), hello.member, hello.incarnation)
 }
 
 /// A bound peer port.

@@ -2,8 +2,8 @@
 //!
 //! Each member dials each peer once per lane and only sends on the connections that it dialled. Invariants:
 //!
-//! - Nothing of a connection is read before its handshake went through: same protocol, same cluster, a known member in
-//!   its first incarnation, meant for us. A refusal says why, in both logs. Only questions about joining are answered
+//! - Nothing of a connection is read before its handshake went through ([`crate::core::gate`]): same protocol, same
+//!   cluster, a known member in its first incarnation, meant for us. A refusal says why, in both logs. Only questions about joining are answered
 //!   to members of other clusters, and such a connection carries nothing else.
 //! - Queues are bounded; a frame that finds its queue full is dropped and the peer reported unreachable. Consensus
 //!   sends again.
@@ -25,12 +25,11 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::dialling::keep_connected;
-use super::book::PeerBook;
 use super::inbox::Inbox;
 use super::log::with_callers_log;
 use super::peer_http::PeerHttp;
 use super::reachability::Reachability;
-use crate::core::LogInput;
+use crate::core::{LogInput, PeerBook};
 use crate::frame::Lane;
 use crate::handle::{Handle, Identity};
 use crate::joining::{Offer, Question, Reply};
@@ -61,6 +60,8 @@ struct State {
     inbox: Arc<Inbox<LogInput>>,
     metrics: Arc<Metrics>,
     members: Mutex<MemberList>,
+    /// Members that may speak although the list does not name them yet.
+    guests: Mutex<BTreeMap<MemberId, Member>>,
     queues: Mutex<BTreeMap<MemberId, Queue>>,
     /// Once the member has one: for newcomers that ask to be admitted.
     handle: OnceLock<Handle>,
@@ -72,6 +73,10 @@ struct State {
 impl State {
     fn lock_members(&self) -> MutexGuard<'_, MemberList> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_guests(&self) -> MutexGuard<'_, BTreeMap<MemberId, Member>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A peer connected to us: whoever waits to dial it again need not wait longer.
@@ -110,6 +115,7 @@ impl Transport {
             inbox,
             metrics,
             members: Mutex::new(MemberList::default()),
+            guests: Mutex::new(BTreeMap::new()),
             queues: Mutex::new(BTreeMap::new()),
             handle: OnceLock::new(),
             asks: Mutex::new(HashMap::new()),
@@ -172,10 +178,41 @@ impl Transport {
     /// Tells the transport who the members are now: new ones are dialled, others dropped.
     pub fn set_members(&self, list: &MemberList) {
         *self.state.lock_members() = list.clone();
+        self.dial_all();
+    }
+
+    /// Tells the transport who may speak before the list names them.
+    pub fn set_guests(&self, guests: Vec<Member>) {
+        *self.state.lock_guests() = guests.into_iter().map(|guest| (guest.id, guest)).collect();
+        self.dial_all();
+    }
+
+    fn dial_all(&self) {
+        let mut wanted = self.state.lock_guests().clone();
+        wanted.extend(self.state.lock_members().iter().map(|member| (member.id, member.clone())));
+        wanted.remove(&self.state.identity.member);
         let mut queues = self.state.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.retain(|id, queue| list.get(*id).is_some_and(|member| member.peer_urls == queue.urls));
-        for member in list.iter().filter(|member| member.id != self.state.identity.member) {
+        queues.retain(|id, queue| wanted.get(id).is_some_and(|member| member.peer_urls == queue.urls));
+        for member in wanted.values() {
             queues.entry(member.id).or_insert_with(|| self.dial(member));
+        }
+    }
+
+    /// Notes in the peer book what a committed list says of members that were not met yet.
+    pub fn learn(&self, list: Arc<MemberList>) {
+        let state = self.state.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = state.book.learn(&list) {
+                tracing::warn!(%error, "the peer book could not be written");
+            }
+        });
+    }
+
+    /// Asks each of `members` who the members are, as far as it durably knows.
+    pub fn ask_members(&self, members: Vec<Member>) {
+        for member in members {
+            let state = self.state.clone();
+            self.runtime.spawn(async move { questions::ask_of_members(&state, member).await });
         }
     }
 

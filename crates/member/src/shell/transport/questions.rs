@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::State;
-use super::link::{LinkError, connect, explained, in_time, read_frame, write};
+use super::link::{HANDSHAKE_TIMEOUT, LinkError, connect, explained, in_time, read_frame, write};
 use crate::core::LogInput;
 use crate::frame::{FRAME_HEADER_BYTES, Frame, Hello, Lane, PROTOCOL_VERSION};
 use crate::joining::{JoinError, Newcomer, Question, Reply};
-use crate::membership::MemberList;
+use crate::membership::{Member, MemberList};
 
 /// A host may take the time of several requests for an admission.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -85,6 +85,22 @@ async fn ask_log_loop(state: &State, question: Question) -> Result<Reply, LinkEr
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(_)) => Err(LinkError::Closed),
         Err(_) => Err(LinkError::Timeout(ANSWER_TIMEOUT)),
+    }
+}
+
+/// Asks a member of this cluster who the members are, and passes on what it durably knows.
+pub(super) async fn ask_of_members(state: &State, of: Member) {
+    for url in &of.peer_urls {
+        let asking = ask(url, state.tls.as_deref(), &Question::Members);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, asking).await {
+            Ok(Ok(Reply::Members(told))) if told.cluster == state.identity.cluster && told.by == of.id => {
+                state.inbox.report(LogInput::MembersTold { by: told.by, members: told.members });
+                return;
+            }
+            Ok(Ok(_)) => tracing::debug!(member = %of.id, url, "another member answers there"),
+            Ok(Err(error)) => tracing::debug!(member = %of.id, url, %error, "a member does not answer"),
+            Err(_) => tracing::debug!(member = %of.id, url, "a member does not answer in time"),
+        }
     }
 }
 
