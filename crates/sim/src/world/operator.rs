@@ -1,8 +1,8 @@
 //! Who has members added, promoted, removed and replaced, and whose machines lose their disks.
 //!
 //! The operator asks one thing at a time, through any member, and looks at what the log says came of it. It keeps to what
-//! an operator must: it starts what was added, it has a wiped member removed before it does anything else, it wipes no
-//! second disk meanwhile, and it turns a removed member's machine off only once the others know that it is gone.
+//! an operator must: it starts what was added, it has a wiped member removed before it does anything else, no second disk is
+//! lost before that machine is turned off, and it turns a removed member's machine off only once the others know that it is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -296,6 +296,10 @@ impl World {
         let now = self.events.now();
         let Some(&member) = self.numbers.get(&id) else { return };
         let voters = self.oracle.members.voters();
+        // Two founders without their disks would take each other's word for a first start.
+        if self.machines.iter().any(|machine| machine.wiped) {
+            return;
+        }
         if self.id_of(member) != id || (voters.contains(&id) && voters.len() < 3) {
             return;
         }
