@@ -108,7 +108,7 @@ fn program(name: &str) -> Command {
 fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
     const SEEDS_FIXED: u64 = 100;
     const SEEDS_OF_THE_COMMIT: u64 = 100;
-    const SEEDS_WITH_CHANGING_MEMBERS: u64 = 40;
+    const SEEDS_WITH_CHANGING_MEMBERS: u64 = 20;
     build_checked(job)?;
     for (world, count, from) in [
         ("both", SEEDS_FIXED, 1),
