@@ -27,7 +27,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use quorate_member::Handle;
 
-use crate::listener::{Answering, Body, Face, ThreadFace};
+use crate::listener::{Answering, Body, Face, Stopping, ThreadFace};
 
 pub use answer::Answer;
 pub use console::{Console, Quiet, Sink};
@@ -96,7 +96,7 @@ impl Balsa {
 }
 
 impl Face for Balsa {
-    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+    fn on_thread(&self, _: &Stopping) -> Arc<dyn ThreadFace> {
         Arc::new(OnThread(Arc::clone(&self.shared)))
     }
 }

@@ -36,7 +36,7 @@ use quorate_models::{ModelId, tree};
 use tokio::sync::Semaphore;
 
 use self::errors::Error;
-use crate::listener::{Answering, Body, Face, ThreadFace};
+use crate::listener::{Answering, Body, Face, Stopping, ThreadFace};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -175,7 +175,7 @@ impl Etcd2 {
 }
 
 impl Face for Etcd2 {
-    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+    fn on_thread(&self, stopping: &Stopping) -> Arc<dyn ThreadFace> {
         let shared = Arc::clone(&self.shared);
         if !shared.tasks_started.swap(true, Ordering::Relaxed)
             && let Some(events) = shared.config.history_events
@@ -186,7 +186,7 @@ impl Face for Etcd2 {
         shared.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watchers));
         tokio::spawn(Arc::clone(&watchers).run(shared.handle.clone(), shared.handle.visible()));
         let visible = shared.handle.visible();
-        Arc::new(OnThread(Arc::new(Thread { shared, visible, watchers })))
+        Arc::new(OnThread(Arc::new(Thread { shared, visible, watchers, stopping: stopping.clone() })))
     }
 }
 
@@ -195,6 +195,7 @@ struct Thread {
     shared: Arc<Shared>,
     visible: tokio::sync::watch::Receiver<Visible>,
     watchers: Arc<watch::Watchers>,
+    stopping: Stopping,
 }
 
 struct OnThread(Arc<Thread>);

@@ -233,13 +233,17 @@ impl Following {
         Ok(None)
     }
 
-    /// The next event, whenever it happens. `None`: the watcher was too slow.
+    /// The next event, whenever it happens. `None`: the watcher was too slow, or there is a stop.
     async fn next(&mut self) -> Result<Option<Happened>, Error> {
         loop {
             if let Some(event) = self.past().await? {
                 return Ok(Some(event));
             }
-            match self.waiting.next().await {
+            let handed = tokio::select! {
+                handed = self.waiting.next() => handed,
+                () = self.thread.stopping.begun() => return Ok(None),
+            };
+            match handed {
                 // Seen in history already.
                 Handed::Event(event) if event.event.index < self.next => {}
                 Handed::Event(event) => {
@@ -316,7 +320,7 @@ impl Thread {
         let (index, mut following) = self.follow(watch, asked, false);
         match following.next().await? {
             Some(happened) => self.loaded(happened.event()).await,
-            None => Err(Error::new(RAFT_INTERNAL, "the watcher was too slow").at(index)),
+            None => Err(Error::new(RAFT_INTERNAL, "the watcher was too slow, or the server stops").at(index)),
         }
     }
 

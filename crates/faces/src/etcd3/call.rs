@@ -10,8 +10,8 @@ use quorate_member::Handle;
 use super::answers::RangeAnswer;
 use super::budget::{self, Taken};
 use super::errors::{
-    Code, DEADLINE_EXCEEDED, INVALID_CLIENT_API_VERSION, NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, Status,
-    not_supported,
+    Code, DEADLINE_EXCEEDED, INVALID_CLIENT_API_VERSION, NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, STOPPED,
+    Status, not_supported,
 };
 use super::grpc::{self, Messages};
 use super::methods::{Kind, Method, at_path};
@@ -83,7 +83,17 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
     };
     match method.entry().kind {
         Kind::Unary => {
-            let answering = unary(&thread, method, messages, &mut started);
+            let answering = async {
+                let answering = unary(&thread, method, messages, &mut started);
+                if !matches!(method, Method::Lock | Method::Campaign) {
+                    return answering.await;
+                }
+                // Others may hold it for as long as they like.
+                tokio::select! {
+                    answer = answering => answer,
+                    () = thread.stopping.begun() => Err(STOPPED),
+                }
+            };
             let answer = match time {
                 None => answering.await,
                 Some(time) => tokio::time::timeout(time, answering).await.unwrap_or(Err(DEADLINE_EXCEEDED)),

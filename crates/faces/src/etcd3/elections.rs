@@ -13,7 +13,8 @@ use super::Thread;
 use super::answers;
 use super::call::Answer;
 use super::errors::{
-    Code, ELECTION_NO_LEADER, ELECTION_NOT_LEADER, MISSING_LEADER_KEY, NOT_SUPPORTED_FOR_LEARNER, Status,
+    Code, ELECTION_NO_LEADER, ELECTION_NOT_LEADER, MISSING_LEADER_KEY, NOT_SUPPORTED_FOR_LEARNER, STOPPED,
+    Status,
 };
 use super::grpc::{self, Messages};
 use super::kv::unexpected;
@@ -163,6 +164,7 @@ pub(super) async fn observe(
         let name = Name::new(&request.name);
         let ended = tokio::select! {
             ended = thread.observe(&name, &outgoing, &mut started) => ended,
+            () = thread.stopping.begun() => Err(STOPPED),
             () = outgoing.gone() => Err(Status::new(Code::Canceled, "context canceled")),
         };
         let status = ended.err().unwrap_or(Status::new(Code::Canceled, "context canceled"));

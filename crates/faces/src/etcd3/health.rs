@@ -9,7 +9,7 @@ use quorate_wire::health::health_check_response::ServingStatus;
 
 use super::Thread;
 use super::call::Answer;
-use super::errors::{Code, Status};
+use super::errors::{Code, STOPPED, Status};
 use super::grpc::{self, Messages};
 use super::metrics::Started;
 use crate::listener::{Body, outgoing};
@@ -72,6 +72,10 @@ pub(super) async fn watch(
             }
             tokio::select! {
                 _ = tick.tick() => {}
+                () = thread.stopping.begun() => {
+                    started.end(STOPPED.code);
+                    return outgoing.finish(grpc::trailers(&STOPPED));
+                }
                 () = outgoing.gone() => return started.end(Code::Canceled),
             }
         }

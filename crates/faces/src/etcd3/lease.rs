@@ -16,7 +16,7 @@ use quorate_wire::etcdserverpb as pb;
 use super::Thread;
 use super::budget::Taken;
 use super::call::Answer;
-use super::errors::{Code, LEASE_TTL_TOO_LARGE, Status};
+use super::errors::{Code, LEASE_TTL_TOO_LARGE, STOPPED, Status};
 use super::grpc::{self, Messages};
 use super::kv::unexpected;
 use super::metrics::Started;
@@ -182,6 +182,7 @@ pub(super) fn serve_keep_alives(
         };
         let ended: Result<(), Status> = tokio::select! {
             ended = serve => ended,
+            () = thread.stopping.begun() => Err(STOPPED),
             () = outgoing.gone() => Err(Status::new(Code::Canceled, "context canceled")),
         };
         match ended {

@@ -38,7 +38,7 @@ use quorate_ids::Revision;
 use quorate_member::{Handle, Visible};
 use quorate_wire::etcdserverpb as pb;
 
-use crate::listener::{Answering, Face, ThreadFace};
+use crate::listener::{Answering, Face, Stopping, ThreadFace};
 
 pub use auto_compaction::AutoCompaction;
 pub(crate) use lease::first_id as first_lease_id;
@@ -156,7 +156,7 @@ impl Shared {
 }
 
 impl Face for Etcd3 {
-    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+    fn on_thread(&self, stopping: &Stopping) -> Arc<dyn ThreadFace> {
         let shared = Arc::clone(&self.shared);
         let visible = shared.handle.visible();
         if !shared.tasks_started.swap(true, Ordering::Relaxed) {
@@ -164,7 +164,7 @@ impl Face for Etcd3 {
         }
         let hub = watch::Hub::start(&shared);
         let waits = waits::Waits::start(&shared.handle);
-        Arc::new(OnThread(Arc::new(Thread { shared, visible, hub, waits })))
+        Arc::new(OnThread(Arc::new(Thread { shared, visible, hub, waits, stopping: stopping.clone() })))
     }
 }
 
@@ -174,6 +174,7 @@ struct Thread {
     visible: tokio::sync::watch::Receiver<Visible>,
     hub: Arc<watch::Hub>,
     waits: Arc<waits::Waits>,
+    stopping: Stopping,
 }
 
 struct OnThread(Arc<Thread>);

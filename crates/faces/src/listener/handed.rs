@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::connection::{Peer, Served};
 use super::first_bytes::{Rewound, Speaks};
-use super::{Face, ListenConfig, ThreadFace};
+use super::{Face, ListenConfig, Stopping, ThreadFace};
 
 /// Serves handed connections with faces until it is told to stop. It has no threads: all connections run where
 /// [`Handed::serve`] is called.
@@ -32,7 +32,10 @@ impl Handed {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let faces = self.on_thread.get_or_init(|| self.faces.iter().map(|face| face.on_thread()).collect());
+        let faces = self.on_thread.get_or_init(|| {
+            let stopping = Stopping::new(self.stop.subscribe());
+            self.faces.iter().map(|face| face.on_thread(&stopping)).collect()
+        });
         let served = Served {
             config: Arc::clone(&self.config),
             faces: Arc::clone(faces),

@@ -4,6 +4,8 @@
 //! A connection's first bytes say what it speaks: HTTP/2, HTTP/1 or neither, and all faces share both. On a port with TLS
 //! they do so inside of it.
 //!
+//! Connections that come faster than net threads take them wait: first in a queue for each thread, then in the system's.
+//!
 //! Invariants: connections, header sizes and the time until a connection has said what it speaks are bounded; what is
 //! beyond a bound is closed with a line in the log. Nothing is answered in plain text on a port with TLS but that it has
 //! TLS. [`Serving::stop`] returns within its bound.
@@ -12,6 +14,9 @@ mod body;
 mod connection;
 mod first_bytes;
 mod handed;
+mod open_files;
+mod seldom;
+mod stopping;
 mod switch;
 mod threads;
 
@@ -28,6 +33,7 @@ use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
 pub use handed::Handed;
+pub use stopping::Stopping;
 pub use switch::Switch;
 pub use threads::{LocalPort, Serving};
 
@@ -36,8 +42,9 @@ pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// A protocol, as the listener sees it.
 pub trait Face: Send + Sync + 'static {
-    /// Called once on each net thread, in its runtime: what serves that thread's requests.
-    fn on_thread(&self) -> Arc<dyn ThreadFace>;
+    /// Called once on each net thread, in its runtime: what serves that thread's requests. Answers that go on until the
+    /// client leaves end once a stop has begun, so that it need not wait for them.
+    fn on_thread(&self, stopping: &Stopping) -> Arc<dyn ThreadFace>;
 }
 
 /// A face on one net thread.
@@ -72,7 +79,8 @@ pub struct ListenConfig {
     pub tls: Option<ListenTls>,
     /// 0: one for each core.
     pub net_threads: usize,
-    /// Connections open at a time; one more is closed at once.
+    /// Connections open at a time; one more is closed at once. Where the limit on open files is lower, less what others
+    /// than clients need, that is the bound.
     pub connections_max: usize,
     /// Requests that one HTTP/2 connection may have open at a time.
     pub streams_max: u32,
@@ -149,7 +157,8 @@ struct Port {
 
 fn bind(addr: SocketAddr, config: &ListenConfig) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
-    const BACKLOG: i32 = 1024;
+    // As many as may come in one burst before the accepting thread runs; the system may allow fewer (somaxconn).
+    const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(config.reuse_address)?;
     #[cfg(unix)]

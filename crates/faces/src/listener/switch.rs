@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Answering, Body, Face, ThreadFace};
+use super::{Answering, Body, Face, Stopping, ThreadFace};
 
 type Faces = Arc<[Arc<dyn Face>]>;
 
@@ -48,10 +48,14 @@ impl Switch {
 }
 
 impl Face for Switch {
-    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+    fn on_thread(&self, stopping: &Stopping) -> Arc<dyn ThreadFace> {
         let (number, faces) = self.current();
-        let here = faces.iter().map(|face| face.on_thread()).collect();
-        Arc::new(OnThread { switch: self.clone(), here: Mutex::new((number, here)) })
+        let here = faces.iter().map(|face| face.on_thread(stopping)).collect();
+        Arc::new(OnThread {
+            switch: self.clone(),
+            here: Mutex::new((number, here)),
+            stopping: stopping.clone(),
+        })
     }
 }
 
@@ -61,6 +65,7 @@ struct OnThread {
     switch: Switch,
     /// The faces of this thread, and which generation they are.
     here: Mutex<(u64, ThreadFaces)>,
+    stopping: Stopping,
 }
 
 impl OnThread {
@@ -69,7 +74,7 @@ impl OnThread {
         let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
         if here.0 != self.switch.generation() {
             let (number, faces) = self.switch.current();
-            *here = (number, faces.iter().map(|face| face.on_thread()).collect());
+            *here = (number, faces.iter().map(|face| face.on_thread(&self.stopping)).collect());
         }
         here.1.clone()
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,14 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 
 use super::connection::{Peer, Served};
-use super::{Face, ListenConfig, Port, ThreadFace};
+use super::open_files;
+use super::seldom::Seldom;
+use super::{Face, ListenConfig, Port, Stopping, ThreadFace};
 
-/// Accepted connections that wait for one net thread; more are closed.
+/// Accepted connections that wait for one net thread; more wait in the system's queue of the port.
 const HANDED_OVER_MAX: usize = 256;
+/// Between two looks whether a net thread takes one more.
+const HAND_OVER_RETRY: Duration = Duration::from_millis(1);
 /// After a failed accept (no file descriptors left, mostly).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What a thread may take to end beyond the time that requests have.
@@ -52,9 +56,11 @@ impl LocalPort {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the member has stopped");
         let acceptor = self.0.upgrade().ok_or_else(gone)?;
         let (ours, theirs) = tokio::io::duplex(LOCAL_BUFFER_BYTES);
-        match acceptor.hand_over(Accepted::Local(theirs)) {
-            Ok(()) => Ok(ours),
-            Err(why) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, why)),
+        let refused = |why| io::Error::new(io::ErrorKind::ConnectionRefused, why);
+        let counted = acceptor.count().map_err(refused)?;
+        match acceptor.offer((Accepted::Local(theirs), counted)) {
+            None => Ok(ours),
+            Some(_) => Err(refused("its net threads are too busy to take it".to_owned())),
         }
     }
 }
@@ -79,6 +85,11 @@ impl Serving {
             local: LocalPort(Weak::new()),
         };
         let config = Arc::new(config);
+        let connections_max = config.connections_max.min(open_files::connections_max());
+        if connections_max < config.connections_max {
+            let wanted = config.connections_max;
+            tracing::info!(connections_max, wanted, "the limit on open files bounds clients' connections");
+        }
         let faces: Arc<[Arc<dyn Face>]> = faces.into();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.net_threads == 0 { cores() } else { config.net_threads };
@@ -89,7 +100,6 @@ impl Serving {
                 config: Arc::clone(&config),
                 faces: Arc::clone(&faces),
                 stopping: stopping.clone(),
-                connections: Arc::clone(&connections),
             };
             let runtime = runtime()?;
             let thread = std::thread::Builder::new().name(format!("net-{number}"));
@@ -97,8 +107,10 @@ impl Serving {
             hand_over.push(sender);
         }
         let acceptor = Arc::new(Acceptor {
-            config,
+            connections_max,
             connections,
+            refusals: Mutex::default(),
+            failures: Mutex::default(),
             hand_over: hand_over.into(),
             next: AtomicUsize::new(0),
         });
@@ -162,7 +174,6 @@ struct NetThread {
     config: Arc<ListenConfig>,
     faces: Arc<[Arc<dyn Face>]>,
     stopping: watch::Receiver<bool>,
-    connections: Arc<AtomicUsize>,
 }
 
 /// Counts a connection for as long as it lives.
@@ -175,15 +186,16 @@ impl Drop for Counted {
 }
 
 impl NetThread {
-    fn run(self, runtime: &tokio::runtime::Runtime, mut accepted: mpsc::Receiver<Accepted>) {
+    fn run(self, runtime: &tokio::runtime::Runtime, mut accepted: mpsc::Receiver<(Accepted, Counted)>) {
         runtime.block_on(async {
-            let faces: Arc<[Arc<dyn ThreadFace>]> = self.faces.iter().map(|face| face.on_thread()).collect();
+            let stopping = Stopping::new(self.stopping.clone());
+            let faces: Arc<[Arc<dyn ThreadFace>]> =
+                self.faces.iter().map(|face| face.on_thread(&stopping)).collect();
             let mut tasks = tokio::task::JoinSet::new();
             loop {
                 tokio::select! {
                     next = accepted.recv() => {
-                        let Some(next) = next else { break };
-                        let counted = Counted(Arc::clone(&self.connections));
+                        let Some((next, counted)) = next else { break };
                         self.serve(next, counted, &faces, &mut tasks);
                     }
                     Some(ended) = tasks.join_next() => {
@@ -235,10 +247,12 @@ impl NetThread {
 }
 
 struct Acceptor {
-    config: Arc<ListenConfig>,
+    connections_max: usize,
     connections: Arc<AtomicUsize>,
-    hand_over: Box<[mpsc::Sender<Accepted>]>,
+    hand_over: Box<[mpsc::Sender<(Accepted, Counted)>]>,
     next: AtomicUsize,
+    refusals: Mutex<Seldom>,
+    failures: Mutex<Seldom>,
 }
 
 impl Acceptor {
@@ -267,35 +281,73 @@ impl Acceptor {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => match stream.into_std() {
-                    Ok(stream) => {
-                        if let Err(why) = self.hand_over(Accepted::Tcp(stream, peer, tls.clone())) {
-                            tracing::warn!(%peer, "closed a connection: {why}");
-                        }
-                    }
+                    Ok(stream) => self.hand_over(stream, peer, tls.clone()).await,
                     Err(error) => tracing::warn!(%peer, %error, "can't serve a connection"),
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
+                    self.note_failure(&error);
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
     }
 
-    /// Gives a connection to the net thread whose turn it is; else says why not, and drops it.
-    fn hand_over(&self, accepted: Accepted) -> Result<(), String> {
-        let open = self.connections.fetch_add(1, Ordering::Relaxed);
-        let connections_max = self.config.connections_max;
-        let refused = if open >= connections_max {
-            format!("as many as allowed are open (connections_max={connections_max})")
-        } else {
-            let to = self.next.fetch_add(1, Ordering::Relaxed) % self.hand_over.len();
-            if self.hand_over[to].try_send(accepted).is_ok() {
-                return Ok(());
-            }
-            "its net thread is too busy to take it".to_owned()
+    fn note_failure(&self, error: &io::Error) {
+        let Some(untold) = self.failures.lock().unwrap_or_else(PoisonError::into_inner).line() else {
+            return;
         };
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        Err(refused)
+        if open_files::none_left(error) {
+            tracing::warn!(
+                untold,
+                "no file descriptor is left for another client's connection; it waits: raise the limit on open files \
+                 (ulimit -n, LimitNOFILE)"
+            );
+        } else {
+            tracing::warn!(%error, untold, "accepting a connection failed");
+        }
+    }
+
+    /// A place among the connections that may be open; else why there is none.
+    fn count(&self) -> Result<Counted, String> {
+        let counted = Counted(Arc::clone(&self.connections));
+        let open = self.connections.fetch_add(1, Ordering::Relaxed);
+        if open < self.connections_max {
+            return Ok(counted);
+        }
+        Err(format!("as many as allowed are open (connections_max={})", self.connections_max))
+    }
+
+    /// Gives a connection to the net thread whose turn it is, or to another one that has room in its queue; waits where
+    /// none has. A connection too many is closed.
+    async fn hand_over(&self, stream: TcpStream, peer: SocketAddr, tls: Option<Arc<TlsAcceptor>>) {
+        let counted = match self.count() {
+            Ok(counted) => counted,
+            Err(why) => {
+                let untold = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).line();
+                if let Some(untold) = untold {
+                    tracing::warn!(%peer, untold, "closed a connection: {why}");
+                }
+                return;
+            }
+        };
+        let mut waiting = (Accepted::Tcp(stream, peer, tls), counted);
+        while let Some(back) = self.offer(waiting) {
+            waiting = back;
+            tokio::time::sleep(HAND_OVER_RETRY).await;
+        }
+    }
+
+    /// Puts a connection into a net thread's queue. It comes back where all are full.
+    fn offer(&self, mut offered: (Accepted, Counted)) -> Option<(Accepted, Counted)> {
+        use mpsc::error::TrySendError;
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for number in 0..self.hand_over.len() {
+            let to = (first + number) % self.hand_over.len();
+            match self.hand_over[to].try_send(offered) {
+                Ok(()) => return None,
+                Err(TrySendError::Full(back) | TrySendError::Closed(back)) => offered = back,
+            }
+        }
+        Some(offered)
     }
 }

@@ -8,6 +8,7 @@ mod hostile;
 mod limits;
 mod queues;
 mod refusals;
+mod stopping;
 mod tls;
 mod txns;
 

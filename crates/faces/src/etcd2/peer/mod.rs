@@ -22,7 +22,7 @@ pub use self::registry::{Registry, RegistryError, percent_encoded};
 pub use self::settings::{ClusterSettings, SettingsError};
 use super::errors::{Error, KEY_NOT_FOUND, RAFT_INTERNAL};
 use super::{Dialect, JSON, TEXT, not_found, reply, text};
-use crate::listener::{Answering, Body, Face, ThreadFace};
+use crate::listener::{Answering, Body, Face, Stopping, ThreadFace};
 
 /// The version of the tree's store, which 0.4's machines compare before they join.
 const STORE_VERSION: &str = "2";
@@ -63,7 +63,7 @@ impl Peer {
 }
 
 impl Face for Peer {
-    fn on_thread(&self) -> Arc<dyn ThreadFace> {
+    fn on_thread(&self, _: &Stopping) -> Arc<dyn ThreadFace> {
         Arc::new(OnThread(Arc::clone(&self.shared)))
     }
 }

@@ -17,7 +17,7 @@ use quorate_models::keys::watch::Watcher;
 use quorate_wire::etcdserverpb as pb;
 
 use super::Thread;
-use super::errors::{Code, NO_LEADER, Status, WATCH_COMPACTED, WATCH_EMPTY_RANGE};
+use super::errors::{Code, NO_LEADER, STOPPED, Status, WATCH_COMPACTED, WATCH_EMPTY_RANGE};
 use super::grpc::{self, Messages};
 use super::metrics::Started;
 use super::requests::range_end;
@@ -73,6 +73,9 @@ impl Serving {
         let mut look = tokio::time::interval(look_every);
         let mut looks_without_leader = 0;
         let parked = self.thread.hub.parked(self.stream);
+        let thread = Arc::clone(&self.thread);
+        let stopping = thread.stopping.begun();
+        tokio::pin!(stopping);
         loop {
             // A client that does not read is not listened to either.
             let listens = self.outgoing.queued_bytes() < queue_bytes_max;
@@ -87,10 +90,15 @@ impl Serving {
                         return Err(canceled());
                     }
                 }
+                () = &mut stopping => return Err(STOPPED),
                 () = self.outgoing.gone() => return Err(canceled()),
                 () = parked.notified() => {
                     // Goes on from history once the client has taken half of what waits for it.
-                    if !self.outgoing.below(queue_bytes_max / 2 + 1).await {
+                    let below = tokio::select! {
+                        below = self.outgoing.below(queue_bytes_max / 2 + 1) => below,
+                        () = &mut stopping => return Err(STOPPED),
+                    };
+                    if !below {
                         return Err(canceled());
                     }
                     self.thread.hub.resume(self.stream);
