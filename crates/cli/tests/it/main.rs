@@ -4,6 +4,7 @@ mod bad_input;
 mod balsa;
 mod command_line;
 mod ctl;
+mod damaged_disk;
 mod etcd2;
 mod lifecycle;
 mod migrate;
