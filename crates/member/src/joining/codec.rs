@@ -139,7 +139,6 @@ pub(super) fn encode_reply(reply: &Reply) -> Bytes {
             let mut out = begin(6);
             out.put_u64_le(told.cluster.0);
             out.put_u64_le(told.by.0);
-            out.put_u8(u8::from(told.has_leader));
             put_list(&mut out, &told.members);
             out
         }
@@ -197,12 +196,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Decoded<Reply> {
         3 => Reply::Absorbed,
         4 => Reply::Refused(refusal(&mut r)?),
         5 => Reply::Later { reason: r.string()? },
-        6 => Reply::Members(Told {
-            cluster: ClusterId(r.u64()?),
-            by: r.id()?,
-            has_leader: r.u8()? != 0,
-            members: list(&mut r)?,
-        }),
+        6 => Reply::Members(Told { cluster: ClusterId(r.u64()?), by: r.id()?, members: list(&mut r)? }),
         _ => return Err(MembershipDecodeError),
     };
     r.end()?;
@@ -253,12 +247,7 @@ mod tests {
         let mut replies = vec![
             me(None),
             Reply::Admitted { cluster: ClusterId(1), member: MemberId(2), members: members() },
-            Reply::Members(Told {
-                cluster: ClusterId(1),
-                by: MemberId(2),
-                has_leader: true,
-                members: members(),
-            }),
+            Reply::Members(Told { cluster: ClusterId(1), by: MemberId(2), members: members() }),
             Reply::Absorbed,
             Reply::Later { reason: "no leader".to_owned() },
             Reply::Refused(JoinRefusal::Nameless),

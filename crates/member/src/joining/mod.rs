@@ -181,25 +181,17 @@ pub struct Told {
     pub cluster: ClusterId,
     /// Who says it.
     pub by: MemberId,
-    /// It hears of a leader: what it says is hardly older than now.
-    pub has_leader: bool,
     pub members: MemberList,
 }
 
-/// The answer that a joiner may go by, if there is one. A member that lost its disk, or was removed, may tell of a past
-/// in which the joiner's address was somebody else's: so one answer counts only if its giver hears of a leader, or if a
-/// majority of the voters that it names, the joiner at `peer_urls` aside, gave none that is newer.
+/// The answer that a joiner may go by, if there is one: the newest, where a majority of the voters that it names, the
+/// joiner at `peer_urls` aside, gave none that is newer. A member that lost its disk, was removed, or was away and only now
+/// hears of a leader again, tells of a past in which the joiner's address may have been somebody else's.
 #[must_use]
 pub fn believed<'a>(answers: &'a [Told], peer_urls: &[String]) -> Option<&'a Told> {
-    let newest = answers.iter().reduce(|best, next| {
-        if (next.has_leader && !best.has_leader)
-            || (next.has_leader == best.has_leader && next.members.is_no_older_than(&best.members))
-        {
-            next
-        } else {
-            best
-        }
-    })?;
+    let newest = answers
+        .iter()
+        .reduce(|best, next| if next.members.is_no_older_than(&best.members) { next } else { best })?;
     let others = || {
         newest.members.iter().filter(|member| {
             !member.is_learner && !member.peer_urls.iter().any(|url| peer_urls.contains(url))
@@ -208,7 +200,7 @@ pub fn believed<'a>(answers: &'a [Told], peer_urls: &[String]) -> Option<&'a Tol
     let answered = others()
         .filter(|voter| answers.iter().any(|told| told.by == voter.id && told.cluster == newest.cluster))
         .count();
-    (newest.has_leader || answered > others().count() / 2).then_some(newest)
+    (answered > others().count() / 2).then_some(newest)
 }
 
 /// Bytes that are no question or answer of this version.
@@ -256,8 +248,8 @@ mod tests {
     use super::*;
     use crate::membership::MembershipRequest;
 
-    fn told(by: u64, has_leader: bool, members: &MemberList) -> Told {
-        Told { cluster: ClusterId(1), by: MemberId(by), has_leader, members: members.clone() }
+    fn told(by: u64, members: &MemberList) -> Told {
+        Told { cluster: ClusterId(1), by: MemberId(by), members: members.clone() }
     }
 
     fn founders() -> MemberList {
@@ -269,8 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn a_joiner_does_not_believe_a_member_that_lost_its_disk() {
-        // The joiner runs where member 1 was; member 3 was wiped and knows its founding only.
+    fn a_joiner_does_not_believe_a_member_that_tells_of_the_past() {
+        // The joiner runs where member 1 was; member 3 was wiped, or away since the founding: it knows nothing else.
         let mine = ["http://m1".to_owned()];
         let mut now = founders();
         now.judge(&MembershipRequest::Remove { id: MemberId(1) }).expect("a member");
@@ -281,13 +273,12 @@ mod tests {
             is_learner: false,
         };
         now.judge(&add).expect("a new member");
-        let wiped = told(3, false, &founders());
-        assert_eq!(believed(std::slice::from_ref(&wiped), &mine), None);
-        let fresh = told(2, true, &now);
-        assert_eq!(believed(&[wiped.clone(), fresh.clone()], &mine), Some(&fresh));
-        assert_eq!(believed(&[fresh.clone(), wiped.clone()], &mine), Some(&fresh));
-        let leaderless = told(2, false, &now);
-        assert_eq!(believed(&[wiped, leaderless.clone()], &mine), Some(&leaderless));
+        let past = told(3, &founders());
+        assert_eq!(believed(std::slice::from_ref(&past), &mine), None);
+        let fresh = told(2, &now);
+        assert_eq!(believed(std::slice::from_ref(&fresh), &mine), None);
+        assert_eq!(believed(&[past.clone(), fresh.clone()], &mine), Some(&fresh));
+        assert_eq!(believed(&[fresh.clone(), past], &mine), Some(&fresh));
     }
 
     #[test]
@@ -301,7 +292,7 @@ mod tests {
             is_learner: false,
         };
         two.judge(&add).expect("a new member");
-        let alone = told(1, false, &two);
+        let alone = told(1, &two);
         assert_eq!(believed(std::slice::from_ref(&alone), &mine), Some(&alone));
     }
 }

@@ -127,7 +127,7 @@ fn ask_until_told(
     config: &Config,
     incarnation: Incarnation,
 ) -> Result<Offer, StartError> {
-    let peers: Vec<String> = config
+    let mut peers: Vec<String> = config
         .initial_cluster
         .iter()
         .filter(|(_, url)| !config.advertise_peer_urls.contains(url))
@@ -163,7 +163,13 @@ fn ask_until_told(
                     None => last = format!("{url}: it does not know this member"),
                 }
             } else if !answers.is_empty() {
-                last = format!("{url}: neither hears of a leader nor do enough others answer");
+                last = format!("{url}: too few of the members that it names answer");
+            }
+        }
+        // The settings need not name all members: those that are named know the others.
+        for url in answers.iter().flat_map(|told| told.members.iter()).flat_map(|member| &member.peer_urls) {
+            if !own.contains(url) && !peers.contains(url) {
+                peers.push(url.clone());
             }
         }
         if peers.is_empty() {

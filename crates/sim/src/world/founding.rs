@@ -98,13 +98,8 @@ impl World {
             .filter(|_| !self.rng.one_in(3))
             .filter_map(|other| {
                 let machine = &self.machines[other];
-                let running = machine.running.as_ref()?;
-                Some(Told {
-                    cluster: CLUSTER,
-                    by: machine.identity.member,
-                    has_leader: running.status.leader.is_some(),
-                    members: (*machine.kept).clone(),
-                })
+                machine.running.as_ref()?;
+                Some(Told { cluster: CLUSTER, by: machine.identity.member, members: (*machine.kept).clone() })
             })
             .collect();
         let mine = [url(member)];

@@ -18,11 +18,9 @@ impl LogLoop {
             }
             self.met.get(&id).copied()
         };
-        let serves = self.failed.is_none() && self.leaving.is_none() && !self.removed;
         Told {
             cluster: self.config.identity.cluster,
             by: self.config.identity.member,
-            has_leader: serves && self.consensus.leadership().1.is_some(),
             members: self.kept.with_incarnations(known),
         }
     }
