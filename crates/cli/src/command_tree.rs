@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
-use crate::flags::{self, Kind};
-use crate::{balsa, cluster, ctl, dev, etcd2, migrate};
+use crate::{balsa, cluster, ctl, dev, migrate};
+use quorate_settings::etcd2;
+use quorate_settings::server::{self as flags, Kind};
 
 const ABOUT: &str = "A replicated store that speaks the protocols of the systems people already run";
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use quorate::etcd2::Marker;
 
-use crate::etcd2::table;
-use crate::flags::{self, Notice, Severity};
+use quorate_settings::etcd2::{host_name, table};
+use quorate_settings::{Notice, Severity, server as flags};
 
 /// A command chosen by the program's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,10 +90,7 @@ fn data_folders(arguments: &[String], variables: &BTreeMap<String, String>) -> V
     let own = |name: &str| PathBuf::from(format!("{name}.etcd"));
     match given(["name", "n"], "ETCD_NAME") {
         Some(name) => vec![own(&name)],
-        None => std::iter::once("default".to_owned())
-            .chain(crate::etcd2::host_name())
-            .map(|name| own(&name))
-            .collect(),
+        None => std::iter::once("default".to_owned()).chain(host_name()).map(|name| own(&name)).collect(),
     }
 }
 

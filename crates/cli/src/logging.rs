@@ -1,6 +1,6 @@
 //! The process's log. This is the only place that installs one for the whole process; libraries only emit events.
 
-pub use quorate::logging::{Format, Rotation, Settings};
+pub use quorate::logging::{Format, Settings};
 
 /// Installs the process's log.
 pub fn install(settings: &Settings) -> anyhow::Result<()> {

@@ -4,14 +4,12 @@
 
 #![forbid(unsafe_code)]
 
-mod auto_compaction;
 mod balsa;
 mod cluster;
 mod command_tree;
 mod ctl;
 mod dev;
 mod etcd2;
-mod flags;
 mod invoked_as;
 mod logging;
 mod migrate;
@@ -22,6 +20,8 @@ mod snet;
 mod version;
 
 use std::process::ExitCode;
+
+use quorate_settings as settings;
 
 const USAGE: &str = "\
 Quorate: a replicated store that speaks the protocols of the systems people already run.
@@ -58,10 +58,8 @@ fn main() -> ExitCode {
     {
         return balsa::main(&arguments);
     }
-    let variables = std::env::vars_os();
-    let variables =
-        variables.filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    if let Some(chosen) = invoked_as::chosen(program.as_deref(), &arguments, &variables.collect()) {
+    if let Some(chosen) = invoked_as::chosen(program.as_deref(), &arguments, &process::variables().collect())
+    {
         return match chosen.command {
             "etcd2" => etcd2::main(&arguments, Some(chosen.notice)),
             _ => server::main(&arguments, Some(chosen.notice)),
@@ -93,8 +91,8 @@ fn main() -> ExitCode {
 fn help(topics: &[String]) -> ExitCode {
     match topics.first().map(String::as_str) {
         None => print::text(USAGE),
-        Some("server") => print::text(&flags::page()),
-        Some("etcd2") => print::text(&etcd2::page()),
+        Some("server") => print::text(&settings::server::page()),
+        Some("etcd2") => print::text(&settings::etcd2::page()),
         Some("balsa") => print::text(balsa::USAGE),
         Some("dev") => print::text(dev::USAGE),
         Some("ctl") => ctl::main(&asking_for_help(topics)),

@@ -108,9 +108,8 @@ impl Migrate {
         let name = match (&self.name, command) {
             (Some(name), _) => name.clone(),
             (None, Command::Server) => "default".to_owned(),
-            (None, Command::Etcd2) => {
-                crate::etcd2::host_name().context("--name: this host has no name; give the machine one")?
-            }
+            (None, Command::Etcd2) => quorate_settings::etcd2::host_name()
+                .context("--name: this host has no name; give the machine one")?,
         };
         let peer_url = self.peer_url.clone().unwrap_or_else(|| {
             match command {

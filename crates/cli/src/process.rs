@@ -74,3 +74,8 @@ fn send_ready(path: &std::ffi::OsStr) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// The environment, without what is not UTF-8.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
+}

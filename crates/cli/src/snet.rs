@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use quorate::snet::{EmbeddedServer, Settings, Sources};
 use tracing::{error, info, warn};
 
-use crate::flags::{self, Values};
 use crate::logging::{self, Format};
 use crate::process::{self, StopSignals};
+use quorate_settings::server::{self as flags, Values};
 
 const FLAG: &str = "snet-config";
 const VARIABLE: &str = "QUORATE_SNET_CONFIG";
@@ -32,7 +32,8 @@ pub fn main(file: &Path, values: &Values) -> ExitCode {
             file.display()
         ));
     }
-    let read = Sources::file(file).and_then(|sources| Settings::read(&sources.variables(variables())));
+    let read =
+        Sources::file(file).and_then(|sources| Settings::read(&sources.variables(process::variables())));
     let settings = match read {
         Ok(settings) => settings,
         Err(error) => return refuse(&format!("{} can't be used:\n{error}", file.display())),
@@ -59,10 +60,6 @@ pub fn main(file: &Path, values: &Values) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
 }
 
 fn run(settings: &Settings) -> anyhow::Result<ExitCode> {

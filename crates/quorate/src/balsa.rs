@@ -18,7 +18,8 @@ use quorate_member::{Handle, JoinConfig, Running, Stopped, observer};
 use quorate_tls::Settings as TlsSettings;
 use tokio::task::JoinHandle as Task;
 
-use crate::config::{Config, ConfigError, Plan};
+use crate::config::Config;
+use crate::plan::{ConfigError, Plan};
 use crate::server::{self, StartError};
 use crate::tls;
 

@@ -12,7 +12,7 @@ use quorate_faces::listener::Switch;
 use quorate_member::{Handle, Running, Stopped, with_callers_log};
 use tokio::sync::watch;
 
-use crate::config::Plan;
+use crate::plan::Plan;
 use crate::server::{MemberStopped, faces};
 
 /// Between two tries to make a member's name and addresses known in the cluster that it moved to.

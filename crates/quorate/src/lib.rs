@@ -43,13 +43,15 @@ mod keeper;
 mod log_file;
 pub mod logging;
 pub mod migrate;
+mod plan;
 mod server;
 pub mod snet;
 mod tls;
 mod url;
 
 pub use cluster::{ClusterError, Founder};
-pub use config::{ClientLimits, Config, ConfigError, InitialState, Plan, Storage};
+pub use config::{ClientLimits, Config, InitialState, Storage};
+pub use plan::{ConfigError, Plan};
 /// The client: requests, watches, leases, locks and elections.
 pub use quorate_client as client;
 pub use quorate_client::Client;

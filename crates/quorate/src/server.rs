@@ -17,9 +17,10 @@ use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, 
 use quorate_ids::{ClusterId, MemberId};
 use quorate_member::{Handle, PeerTls, with_callers_log};
 
-use crate::config::{Config, ConfigError, InitialState, Plan, Storage};
+use crate::config::{Config, InitialState, Storage};
 use crate::etcd2::{Marker, MarkerError};
 use crate::keeper::{Keeper, Serves};
+use crate::plan::{ConfigError, Plan};
 use crate::tls;
 use crate::url::Url;
 

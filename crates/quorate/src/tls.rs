@@ -11,7 +11,8 @@ use quorate_faces::listener::{ALPN, ListenTls};
 use quorate_member::PeerTls;
 use quorate_tls::{Acceptor, Connector, Identity, Port, Settings, TlsError};
 
-use crate::config::{ConfigError, Plan, Storage};
+use crate::config::Storage;
+use crate::plan::{ConfigError, Plan};
 use crate::url::Url;
 
 /// The folder of certificates made at start, in the data folder, as in etcd.

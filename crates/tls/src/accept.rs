@@ -1,6 +1,7 @@
 //! The side that is connected to.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,12 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::server::TlsStream;
 
+use crate::address;
 use crate::allowed::{Allowed, AllowedClients};
 use crate::explain::Names;
 use crate::pem::{self, Validity};
 use crate::reload::Reloading;
-use crate::{HandshakeError, Identity, Port, Settings, TlsError, ciphers, provider};
+use crate::{AddressError, HandshakeError, Identity, Port, Settings, Stream, TlsError, ciphers, provider};
 
 /// What a refused side may still send: pieces, and time.
 const LINGER_READS_MAX: usize = 64;
@@ -27,6 +29,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Acceptor {
     config: Reloading<ServerConfig>,
     names: Names,
+    checks_addresses: bool,
 }
 
 impl fmt::Debug for Acceptor {
@@ -57,10 +60,11 @@ impl Acceptor {
                 port.setting("trusted-ca-file")
             },
         };
+        let checks_addresses = demands && settings.check_addresses;
         let (settings, identity) = (settings.clone(), identity.clone());
         let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.to_vec()).collect();
         let make = move || server_config(port, &settings, &identity, &alpn);
-        Ok(Self { config: Reloading::new(files, make)?, names })
+        Ok(Self { config: Reloading::new(files, make)?, names, checks_addresses })
     }
 
     /// The handshake, which may take as long as `within`. Who is refused is told why before the connection ends.
@@ -77,6 +81,16 @@ impl Acceptor {
                 Err(self.names.handshake(&error))
             }
             Err(_) => Err(HandshakeError::Timeout(within)),
+        }
+    }
+
+    /// Where the settings ask for it: whether the certificate that was shown is for the address that its connection
+    /// comes from. Names in it are looked up, for a few seconds at most.
+    pub async fn check_address<S>(&self, stream: &Stream<S>, from: IpAddr) -> Result<(), AddressError> {
+        let Stream::Tls(stream) = stream else { return Ok(()) };
+        match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            Some(certificate) if self.checks_addresses => address::check(certificate, from).await,
+            _ => Ok(()),
         }
     }
 }

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod address;
 mod allowed;
 mod ciphers;
 mod connect;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use accept::{Acceptor, common_names_of};
+pub use address::AddressError;
 pub use connect::Connector;
 pub use error::{HandshakeError, TlsError};
 pub use made::SelfSigned;

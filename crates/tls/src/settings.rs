@@ -121,6 +121,8 @@ pub struct Settings {
     pub allowed_common_names: Vec<String>,
     /// If not empty: host names of which the other side's certificate has to be valid for one.
     pub allowed_hostnames: Vec<String>,
+    /// Whoever connects has to come from a host that its certificate is for, if that names any; checked of peers alone.
+    pub check_addresses: bool,
     /// Revoked certificates, PEM or DER: whoever shows one of them is refused.
     pub crl_file: Option<PathBuf>,
     pub versions: Versions,
@@ -143,6 +145,7 @@ impl Default for Settings {
             auto: false,
             allowed_common_names: Vec::new(),
             allowed_hostnames: Vec::new(),
+            check_addresses: false,
             crl_file: None,
             versions: Versions::default(),
             cipher_suites: Vec::new(),

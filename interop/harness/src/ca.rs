@@ -43,11 +43,40 @@ impl Ca {
     /// # Panics
     /// Where the folder can't be written.
     pub fn sign_numbered(&self, folder: &Path, name: &str, serial: Option<u64>) -> (PathBuf, PathBuf) {
+        self.sign_with(folder, name, |params| params.serial_number = serial.map(SerialNumber::from))
+    }
+
+    /// The same for another host than 127.0.0.1.
+    ///
+    /// # Panics
+    /// Where the folder can't be written.
+    pub fn sign_for(&self, folder: &Path, name: &str, host: &str) -> (PathBuf, PathBuf) {
+        let hosts = CertificateParams::new(vec![host.to_owned()]).expect("parameters").subject_alt_names;
+        self.sign_with(folder, name, |params| params.subject_alt_names = hosts)
+    }
+
+    /// The same, out of date for years.
+    ///
+    /// # Panics
+    /// Where the folder can't be written.
+    pub fn sign_expired(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        self.sign_with(folder, name, |params| {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        })
+    }
+
+    fn sign_with(
+        &self,
+        folder: &Path,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.serial_number = serial.map(SerialNumber::from);
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("signed");
         let files = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));

@@ -7,24 +7,11 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use quorate::client::{Client, ClientTls};
 
-use crate::flags::{Kind, Value};
+use quorate_settings::server::{Kind, Value};
 
 const ENDPOINT_DEFAULT: &str = "127.0.0.1:2379";
 const DIAL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-
-/// The variables behind the options, without `QUORATE_` or `ETCDCTL_`. The form of the output has its own two.
-pub const VARIABLES: [&str; 9] = [
-    "ENDPOINTS",
-    "CACERT",
-    "CERT",
-    "KEY",
-    "SERVER_NAME",
-    "INSECURE_SKIP_TLS_VERIFY",
-    "DIAL_TIMEOUT",
-    "COMMAND_TIMEOUT",
-    "OUTPUT",
-];
 
 /// How to reach the cluster.
 #[derive(Debug, Args)]

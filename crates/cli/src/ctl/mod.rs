@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use connection::{Connection, VARIABLES, environment};
+pub use connection::{Connection, environment};
 pub use endpoint::each;
 pub use printer::{Form, Output, Printer, write};
 pub use table::Table;

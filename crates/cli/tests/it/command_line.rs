@@ -140,3 +140,54 @@ fn variables_and_files_are_checked_like_flags() {
         assert!(error.contains("unknown key \"no-such-key\""), "{error}");
     }
 }
+
+#[test]
+fn files_that_are_no_yaml_or_hold_what_no_setting_is_are_told_with_the_place() {
+    let (_guard, folder) = scratch();
+    for (text, expected) in [
+        ("name: 'a\n", "q.yaml is no valid YAML: "),
+        ("{", "q.yaml is no valid YAML: "),
+        ("- a\n- b\n", "q.yaml is no valid YAML: "),
+        ("name: a\nname: b\n", "q.yaml is no valid YAML: "),
+        ("a: &a [*a]\n", "q.yaml is no valid YAML: "),
+        ("name: \"\\xff\n", "q.yaml is no valid YAML: "),
+        ("heartbeat-interval: soon\n", "invalid value for \"heartbeat-interval\" in the configuration file"),
+        ("heartbeat-interval: -1\n", "invalid value for \"heartbeat-interval\" in the configuration file"),
+        ("election-timeout: 10\n", "should be at least five times"),
+        ("peer-transport-security: {cert: x}\n", "unknown key \"peer-transport-security.cert\""),
+        ("client-transport-security: yes please\n", "must be a section"),
+        ("initial-cluster-state: old\n", "must be one of: new, existing"),
+        ("memory-mlock: true\n", "--memory-mlock is not supported yet"),
+    ] {
+        let file = folder.join("q.yaml");
+        std::fs::write(&file, text).expect("written");
+        let error = error_of(&quorate(&["server", "--config-file", &file.display().to_string()], &[]), 1);
+        assert!(error.contains(expected), "{text:?}: {error}");
+    }
+    let file = folder.join("bytes.yaml");
+    std::fs::write(&file, b"name: \xff\xfe\n").expect("written");
+    let error = error_of(&quorate(&["server", "--config-file", &file.display().to_string()], &[]), 1);
+    assert!(error.contains("cannot read the configuration file"), "{error}");
+}
+
+#[test]
+fn two_members_of_one_name_are_refused_before_anything_is_opened() {
+    let own = "--initial-advertise-peer-urls=http://127.0.0.1:1";
+    let listen = "--listen-peer-urls=http://127.0.0.1:1";
+    for (founders, state, expected) in [
+        // As in etcd, a name that stands there twice is one member with two URLs.
+        ("a=http://127.0.0.1:1,a=http://127.0.0.1:2", "new", "they have to be the same"),
+        ("a=http://127.0.0.1:1,a=http://127.0.0.1:2", "existing", "they have to be the same"),
+        ("a=http://127.0.0.1:1,b=http://127.0.0.1:1", "new", "is given twice"),
+        ("b=http://127.0.0.1:1,c=http://127.0.0.1:2", "new", "there is no member named \"a\""),
+    ] {
+        let (_guard, folder) = scratch();
+        let data_dir = format!("--data-dir={}", folder.join("data").display());
+        let founders = format!("--initial-cluster={founders}");
+        let state = format!("--initial-cluster-state={state}");
+        let error =
+            error_of(&quorate(&["server", "--name=a", &data_dir, own, listen, &founders, &state], &[]), 1);
+        assert!(error.contains(expected), "{founders}: {error}");
+        assert!(!folder.join("data").exists(), "{founders} left a folder");
+    }
+}

@@ -289,3 +289,96 @@ fn a_client_whose_certificate_was_revoked_is_refused_as_the_list_grows() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("CertificateRevoked"), "{refused:?}");
     say(&mut cluster.members[0], "it has been revoked");
 }
+
+#[test]
+fn a_peer_that_dials_from_elsewhere_or_with_an_expired_certificate_is_refused_until_it_has_a_good_one() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 3, &[]).expect("a plan");
+    let ca = Ca::new(&folder, "ca");
+    let server = ca.sign(&folder, "server");
+    // The third serves with a good certificate, and shows this one where it dials.
+    let (cert, key) = ca.sign_for(&folder, "dials", "192.0.2.7");
+    for number in 0..3 {
+        let mut flags = https(&cluster, number);
+        flags.extend(demanding("", &ca, &server));
+        flags.extend(demanding("peer-", &ca, &server));
+        if number == 2 {
+            flags.push(format!("--peer-client-cert-file={}", cert.display()));
+            flags.push(format!("--peer-client-key-file={}", key.display()));
+        }
+        start(&mut cluster.members[number], &flags);
+    }
+    let [first, second, third] = &mut cluster.members[..] else { panic!("three members") };
+    first.wait_ready().expect("two of three are enough");
+    second.wait_ready().expect("two of three are enough");
+    let elsewhere = "its certificate is for 192.0.2.7, and it comes from 127.0.0.1: give it a certificate";
+    say(first, &format!("refused: {elsewhere}"));
+    say(third, &format!("refused by the peer: {elsewhere}"));
+    ca.sign_expired(&folder, "dials");
+    say(first, "its certificate has expired");
+    say(third, "expired, or a clock is wrong");
+    ca.sign(&folder, "dials");
+    third.wait_ready().expect("its new certificate is taken");
+}
+
+#[test]
+fn the_addresses_of_peers_are_not_compared_where_that_is_turned_off() {
+    let (_guard, folder) = scratch();
+    let mut cluster = Cluster::plan(binary(), &folder, 2, &[]).expect("a plan");
+    let ca = Ca::new(&folder, "ca");
+    let server = ca.sign(&folder, "server");
+    let (cert, key) = ca.sign_for(&folder, "dials", "192.0.2.7");
+    for number in 0..2 {
+        let mut flags = https(&cluster, number);
+        flags.extend(demanding("", &ca, &server));
+        flags.extend(demanding("peer-", &ca, &server));
+        flags.push(format!("--peer-client-cert-file={}", cert.display()));
+        flags.push(format!("--peer-client-key-file={}", key.display()));
+        flags.push("--peer-skip-client-san-verification".to_owned());
+        start(&mut cluster.members[number], &flags);
+    }
+    for member in &mut cluster.members {
+        member.wait_ready().expect("both are let in");
+    }
+}
+
+#[test]
+fn clients_and_members_whose_certificates_are_expired_or_for_another_host_are_told() {
+    let (_guard, folder) = scratch();
+    let ca = Ca::new(&folder, "ca");
+    let server = ca.sign(&folder, "server");
+    let mut cluster =
+        Cluster::plan(binary(), &folder, 1, &["--client-cert-allowed-hostname=127.0.0.1"]).expect("a plan");
+    let mut flags = https(&cluster, 0);
+    flags.extend(demanding("", &ca, &server));
+    flags.extend(demanding("peer-", &ca, &server));
+    start(&mut cluster.members[0], &flags);
+    let member = &mut cluster.members[0];
+    member.wait_ready().expect("ready");
+    let good = ca.sign(&folder, "client");
+    health(&member.client, &ca.file, Some(&good)).expect("let in");
+    let expired = ca.sign_expired(&folder, "expired");
+    let refused = health(&member.client, &ca.file, Some(&expired)).expect_err("expired");
+    assert!(refused.contains("expired, or a clock is wrong"), "{refused}");
+    say(member, "its certificate has expired");
+    let elsewhere = ca.sign_for(&folder, "elsewhere", "db.example");
+    let refused = health(&member.client, &ca.file, Some(&elsewhere)).expect_err("another host");
+    assert!(refused.contains("it refuses our certificate"), "{refused}");
+    say(member, "it is for none of the host names allowed");
+
+    // The member's own certificate turns bad as it runs: clients see which it is.
+    for (name, expected) in
+        [("expired", "its certificate has expired"), ("elsewhere", "its certificate is refused")]
+    {
+        match name {
+            "expired" => ca.sign_expired(&folder, "server"),
+            _ => ca.sign_for(&folder, "server", "db.example"),
+        };
+        let mut told = String::new();
+        let seen = wait_until("the new certificate is shown", || {
+            told = health(&member.client, &ca.file, Some(&good)).err().unwrap_or_default();
+            told.contains(expected)
+        });
+        assert!(seen.is_ok(), "{name}: {told}");
+    }
+}

@@ -9,7 +9,7 @@ use quorate_models::tree::HISTORY_EVENTS_MAX;
 use quorate_tls::Settings as TlsSettings;
 
 use super::addresses::{Address, AddressError, peer_url};
-use crate::config;
+use crate::{config, plan};
 
 /// Certificate files of one port. With a certificate and its key the port has TLS; with a CA it demands certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub enum ConfigError {
     #[error("-max-retry-attempts: must be at least 1")]
     NoAttempts,
     #[error("{0}")]
-    Member(#[from] config::ConfigError),
+    Member(#[from] plan::ConfigError),
 }
 
 /// The shortest election timeout: heartbeats a fifth of it apart are still whole milliseconds.
@@ -153,10 +153,10 @@ impl Config {
         if self.history_events.is_some_and(|events| !(1..=HISTORY_EVENTS_MAX).contains(&events)) {
             return Err(ConfigError::HistoryWindow { max: HISTORY_EVENTS_MAX });
         }
-        if !(ELECTION_TIMEOUT_MIN..=config::ELECTION_TIMEOUT_MAX).contains(&self.election_timeout) {
+        if !(ELECTION_TIMEOUT_MIN..=plan::ELECTION_TIMEOUT_MAX).contains(&self.election_timeout) {
             return Err(ConfigError::ElectionTimeout {
                 min: ELECTION_TIMEOUT_MIN.as_millis(),
-                max: config::ELECTION_TIMEOUT_MAX.as_millis(),
+                max: plan::ELECTION_TIMEOUT_MAX.as_millis(),
             });
         }
         check_files("", &self.client_tls)?;
@@ -192,7 +192,7 @@ impl Config {
         let url = |tls: bool, addr: SocketAddr| format!("{}://{addr}", if tls { "https" } else { "http" });
         // More heartbeats than asked for do no harm; fewer than five in an election timeout cost leaders their place.
         let heartbeat =
-            self.heartbeat_interval.min(self.election_timeout / config::HEARTBEATS_PER_ELECTION_MIN);
+            self.heartbeat_interval.min(self.election_timeout / plan::HEARTBEATS_PER_ELECTION_MIN);
         config::Config::new(self.name.clone())
             .data_dir(self.data_dir.clone())
             .listen_client_urls([url(self.client_tls.is_tls(), listen_client)])
@@ -237,7 +237,7 @@ pub struct Plan {
     pub(crate) peer_url: String,
     /// URLs of the peers to join through, without this machine's own.
     pub(crate) peers: Vec<String>,
-    pub(crate) member: config::Plan,
+    pub(crate) member: plan::Plan,
 }
 
 #[cfg(test)]

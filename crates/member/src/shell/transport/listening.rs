@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_tls::{Acceptor, Stream};
+use quorate_tls::{Acceptor, AddressError, Stream};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::State;
@@ -109,6 +109,11 @@ async fn incoming(
 ) -> Result<(), LinkError> {
     let mut stream = accepted(stream, tls).await?;
     let mut buffer = BytesMut::new();
+    if let Some(tls) = tls
+        && let Err(error) = tls.check_address(&stream, from.ip()).await
+    {
+        return Err(refuse_address(stream, &error).await);
+    }
     if let Some(http) = &state.http
         && in_time(peer_http::is_spoken(&mut stream, &mut buffer)).await?
     {
@@ -159,6 +164,22 @@ async fn incoming(
             tokio::time::sleep(FULL_PAUSE).await;
         }
     }
+}
+
+/// Tells a peer whose certificate is for other hosts.
+async fn refuse_address(mut stream: Stream<TcpStream>, error: &AddressError) -> LinkError {
+    let reason = format!(
+        "{error}: give it a certificate for where it comes from, or start this member with \
+         --peer-skip-client-san-verification"
+    );
+    let told = Frame::Refused { reason: reason.clone() }.encode();
+    // Where it can't be told any more, it sees that the connection ends.
+    let _ = in_time(async {
+        read_frame(&mut stream, &mut BytesMut::new()).await?;
+        write(&mut stream, &told).await
+    })
+    .await;
+    LinkError::Refusing(reason)
 }
 
 /// The last word on an incarnation: the peer book notes a first meeting durably, then the log loop hears of it.

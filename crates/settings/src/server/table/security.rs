@@ -1,9 +1,9 @@
 //! Flags of TLS, of browsers' origins, and of users.
 
-use crate::flags::Group::{Auth, Security};
-use crate::flags::Kind::{Bool, List, Text, Uint};
-use crate::flags::Status::{Ignored, NotYet, Supported};
-use crate::flags::{Flag, Group, Kind};
+use crate::server::Group::{Auth, Security};
+use crate::server::Kind::{Bool, List, Text, Uint};
+use crate::server::Status::{Ignored, NotYet, Supported};
+use crate::server::{Flag, Group, Kind};
 
 const fn f(group: Group, name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
     Flag::new(group, name, kind, default, NotYet, help)
@@ -73,12 +73,11 @@ pub(super) const FLAGS: &[Flag] = &[
     s("peer-crl-file", Text, "", "Revoked peer certificates, PEM or DER."),
     s("peer-cert-allowed-cn", List, "", "Common names that a peer certificate may have."),
     s("peer-cert-allowed-hostname", List, "", "Host names that a peer certificate may have."),
-    ignored(
+    s(
         "peer-skip-client-san-verification",
         Bool,
         "false",
-        "the names in a peer's certificate are not compared with the address that it comes from",
-        "Don't compare the names in a peer's certificate with the address that it comes from.",
+        "Don't compare the hosts in a peer's certificate with the address that it comes from.",
     ),
     s("self-signed-cert-validity", Uint, "1", "Years that certificates made at start are valid."),
     s(

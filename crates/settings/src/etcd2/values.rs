@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::table::{ALIASES, Effect, FLAGS, Flag, Kind, find};
-use crate::flags::{Known, Notice, ReadError, Severity, go_bool, go_int, walk};
+use crate::go_flags::{Known, ReadError, walk};
+use crate::go_values;
+use crate::{Notice, Severity};
 
 /// Read where it exists.
 pub const SYSTEM_FILE: &str = "/etc/etcd/etcd.conf";
@@ -32,6 +34,7 @@ pub enum ValueError {
 pub struct Values {
     given: BTreeMap<&'static str, String>,
     notices: Vec<Notice>,
+    older_names: Vec<String>,
 }
 
 impl Values {
@@ -58,6 +61,14 @@ impl Values {
         Ok(values)
     }
 
+    /// The values that the text of a configuration file gives; `path` is how errors name it.
+    pub fn in_text(text: &str, path: &Path) -> Result<Self, ValueError> {
+        let mut values = Self::default();
+        values.text_of_file(text, path)?;
+        values.name_what_has_no_meaning();
+        Ok(values)
+    }
+
     fn flags(&mut self, arguments: &[String]) -> Result<Vec<(&'static Flag, String)>, ValueError> {
         let mut taken = Vec::new();
         let known = |name: &str| match find(name).map(|flag| flag.kind) {
@@ -65,11 +76,11 @@ impl Values {
             Some(_) => Known::Valued,
             None => Known::No,
         };
+        let older_names = &mut self.older_names;
         walk(arguments, known, |name, text| {
             let flag = find(name).ok_or_else(|| ReadError::Unknown(name.to_owned()))?;
             if let Some((old, now)) = ALIASES.iter().find(|(old, _)| *old == name) {
-                // Said as etcd 0.4 says it: on standard error, before there is a log.
-                eprintln!("[deprecated] use -{now}, not -{old}");
+                older_names.push(format!("[deprecated] use -{now}, not -{old}"));
             }
             let text = checked(flag.kind, &text).map_err(|reason| ReadError::BadValue {
                 name: name.to_owned(),
@@ -115,6 +126,10 @@ impl Values {
     fn file(&mut self, path: &Path) -> Result<(), ValueError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ValueError::Unreadable { path: path.to_owned(), source })?;
+        self.text_of_file(&text, path)
+    }
+
+    fn text_of_file(&mut self, text: &str, path: &Path) -> Result<(), ValueError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ValueError::Malformed {
             path: path.to_owned(),
             reason: error.to_string().trim_end().to_owned(),
@@ -163,6 +178,12 @@ impl Values {
 
     pub fn warn(&mut self, text: String) {
         self.notices.push(Notice { severity: Severity::Warning, text });
+    }
+
+    /// What etcd 0.4 says on standard error of older names, before there is a log.
+    #[must_use]
+    pub fn older_names(&self) -> &[String] {
+        &self.older_names
     }
 
     #[must_use]
@@ -219,8 +240,8 @@ fn checked(kind: Kind, text: &str) -> Result<String, String> {
     const SECONDS_MAX: f64 = 315_360_000.0;
     match kind {
         Kind::Text | Kind::List => Ok(text.to_owned()),
-        Kind::Bool => go_bool(text).map(|value| value.to_string()),
-        Kind::Count => match go_int(text)? {
+        Kind::Bool => go_values::bool(text).map(|value| value.to_string()),
+        Kind::Count => match go_values::int(text)? {
             value if value < 0 => Err("must not be negative".to_owned()),
             value => Ok(value.to_string()),
         },

@@ -1,20 +1,18 @@
 //! `quorate balsa`: one node of a balsa cluster, configured by environment variables alone.
 
-mod environment;
-
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use quorate::balsa::{Ended, Node, Sink};
+use quorate_settings::balsa::Environment;
 use tracing::{error, info};
 
 use crate::logging::{self, Format};
 use crate::print;
 use crate::process::{self, StopSignals};
 use crate::version;
-use environment::Environment;
 
 pub const USAGE: &str = "\
 Run one node of a balsa cluster. It takes no flags; these environment variables are read:

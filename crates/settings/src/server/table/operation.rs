@@ -1,9 +1,9 @@
 //! Flags of logging, observation, compaction, checks and feature gates.
 
-use crate::flags::Group::{Features, Logging, Observability, Unsafe};
-use crate::flags::Kind::{Bool, Choice, Duration, Int, List, Text, Uint};
-use crate::flags::Status::{Ignored, NotYet, Supported};
-use crate::flags::{Flag, Group, Kind, Status};
+use crate::server::Group::{Features, Logging, Observability, Unsafe};
+use crate::server::Kind::{Bool, Choice, Duration, Int, List, Text, Uint};
+use crate::server::Status::{Ignored, NotYet, Supported};
+use crate::server::{Flag, Group, Kind, Status};
 
 const fn f(
     group: Group,

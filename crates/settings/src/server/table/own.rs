@@ -1,9 +1,9 @@
 //! Flags that only Quorate has.
 
-use crate::flags::Flag;
-use crate::flags::Group::Quorate;
-use crate::flags::Kind::{Bool, Text, Uint};
-use crate::flags::Status::Supported;
+use crate::server::Flag;
+use crate::server::Group::Quorate;
+use crate::server::Kind::{Bool, Text, Uint};
+use crate::server::Status::Supported;
 
 pub(super) const FLAGS: &[Flag] = &[
     Flag::new(

@@ -343,7 +343,7 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 /// Whether etcd 0.4 has this flag and etcd 3 has not.
 #[must_use]
 pub fn is_of_0_4_alone(name: &str) -> bool {
-    find(name).is_some() && !matches!(name, "h" | "help") && crate::flags::find(name).is_none()
+    find(name).is_some() && !matches!(name, "h" | "help") && crate::server::find(name).is_none()
 }
 
 #[cfg(test)]

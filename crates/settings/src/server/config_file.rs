@@ -61,7 +61,8 @@ pub fn read(path: &Path) -> Result<Values, FileError> {
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Values, FileError> {
+/// Reads the text of a file; `path` is how errors name it.
+pub fn parse(text: &str, path: &Path) -> Result<Values, FileError> {
     let root: BTreeMap<String, Node> = if text.trim().is_empty() {
         BTreeMap::new()
     } else {
@@ -74,10 +75,24 @@ fn parse(text: &str, path: &Path) -> Result<Values, FileError> {
             (CLIENT_SECTION | PEER_SECTION | DISCOVERY_SECTION, Node::Null) => {}
             (section @ (CLIENT_SECTION | PEER_SECTION | DISCOVERY_SECTION), Node::Map(inner)) => {
                 for (inner_key, inner_node) in inner {
+                    // Etcd has it in both sections, and uses it in that of peers.
+                    if (section, inner_key.as_str()) == (CLIENT_SECTION, "skip-client-san-verification") {
+                        values.warn(format!(
+                            "{section}.{inner_key} is accepted, but has no meaning for clients"
+                        ));
+                        continue;
+                    }
                     let shown = format!("{section}.{inner_key}");
                     let flag = section_flag(section, inner_key);
                     take(&mut values, flag, &shown, inner_node, path)?;
                 }
+            }
+            (CLIENT_SECTION | PEER_SECTION | DISCOVERY_SECTION, _) => {
+                return Err(FileError::BadValue {
+                    path: path.to_owned(),
+                    key: key.clone(),
+                    reason: "must be a section: keys with values of their own".to_owned(),
+                });
             }
             (gone, _) if GONE.contains(&gone) => {
                 values.warn(format!(

@@ -2,34 +2,46 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use quorate::AutoCompaction;
 
-use crate::flags::{Kind, Value};
+use super::{Kind, Value};
+
+/// A retention that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--auto-compaction-retention: {retention:?} in --auto-compaction-mode={mode}: {reason}")]
+pub struct RetentionError {
+    mode: String,
+    retention: String,
+    reason: String,
+}
 
 /// A plain number counts hours, or revisions in the mode of that name; a length of time such as `30m` is for the
 /// periodic mode alone. 0 turns it off.
-pub fn rule(mode: &str, retention: &str) -> anyhow::Result<AutoCompaction> {
+pub(super) fn rule(mode: &str, retention: &str) -> Result<AutoCompaction, RetentionError> {
     const SECONDS_PER_HOUR: u64 = 3600;
     let by_revision = mode == "revision";
-    let told = || format!("--auto-compaction-retention: {retention:?} in --auto-compaction-mode={mode}");
+    let refused = |reason: &str| RetentionError {
+        mode: mode.to_owned(),
+        retention: retention.to_owned(),
+        reason: reason.to_owned(),
+    };
     if let Ok(number) = retention.parse::<u64>() {
         return Ok(match number {
             0 => AutoCompaction::Off,
             revisions if by_revision => AutoCompaction::KeepRevisions(revisions),
             hours => {
-                let seconds = hours.checked_mul(SECONDS_PER_HOUR).with_context(told)?;
+                let seconds = hours.checked_mul(SECONDS_PER_HOUR).ok_or_else(|| refused("is too long"))?;
                 AutoCompaction::OlderThan(Duration::from_secs(seconds))
             }
         });
     }
     if by_revision {
-        bail!("{}: must be a number of revisions", told());
+        return Err(refused("must be a number of revisions"));
     }
-    match Kind::Duration.parse(retention).map_err(anyhow::Error::msg).with_context(told)? {
+    match Kind::Duration.parse(retention).map_err(|reason| refused(&reason))? {
         Value::Duration(0) => Ok(AutoCompaction::Off),
         Value::Duration(nanos) => {
-            let nanos = u64::try_from(nanos).with_context(told)?;
+            let nanos = u64::try_from(nanos).map_err(|_| refused("must not be negative"))?;
             Ok(AutoCompaction::OlderThan(Duration::from_nanos(nanos)))
         }
         other => unreachable!("a length of time is none but {other:?}"),

@@ -15,6 +15,19 @@ pub struct BadVariable {
 /// Variables that are no flags, but that etcd knows.
 const NO_FLAGS: [&str; 2] = ["ETCD_VERIFY", "ETCD_UNSUPPORTED_ARCH"];
 
+/// What `quorate ctl` and the like read, each behind `QUORATE_`.
+pub const COMMAND_VARIABLES: [&str; 9] = [
+    "ENDPOINTS",
+    "CACERT",
+    "CERT",
+    "KEY",
+    "SERVER_NAME",
+    "INSECURE_SKIP_TLS_VERIFY",
+    "DIAL_TIMEOUT",
+    "COMMAND_TIMEOUT",
+    "OUTPUT",
+];
+
 /// Takes every variable that names a flag into `values`. An empty variable counts as not set.
 pub fn apply(
     values: &mut Values,
@@ -53,7 +66,7 @@ pub fn apply(
 
 /// Whether a variable is one that `quorate ctl` and the like read.
 fn is_of_commands(variable: &str) -> bool {
-    variable.strip_prefix("QUORATE_").is_some_and(|name| crate::ctl::VARIABLES.contains(&name))
+    variable.strip_prefix("QUORATE_").is_some_and(|name| COMMAND_VARIABLES.contains(&name))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Flags of the member itself, of clustering, and of limits.
 
-use crate::flags::Group::{Clustering, Discovery, Limits, Member};
-use crate::flags::Kind::{Bool, Choice, Duration, Int, List, Text, Uint};
-use crate::flags::Status::{Ignored, NotYet, Supported};
-use crate::flags::{Flag, Group, Kind, Status};
+use crate::server::Group::{Clustering, Discovery, Limits, Member};
+use crate::server::Kind::{Bool, Choice, Duration, Int, List, Text, Uint};
+use crate::server::Status::{Ignored, NotYet, Supported};
+use crate::server::{Flag, Group, Kind, Status};
 
 const fn f(
     group: Group,

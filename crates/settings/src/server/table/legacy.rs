@@ -1,9 +1,9 @@
-//! Flags that etcd 3.6 has and 3.7 dropped, and those that etcd itself accepts and ignores.
+//! Flags that etcd 3.5 or 3.6 has and 3.7 dropped, and those that etcd itself accepts and ignores.
 
-use crate::flags::Group::Legacy;
-use crate::flags::Kind::{Bool, Choice, Duration, Int, Text, Uint};
-use crate::flags::Status::{Ignored, NotYet, Renamed, Supported};
-use crate::flags::{Flag, Kind, Status};
+use crate::server::Group::Legacy;
+use crate::server::Kind::{Bool, Choice, Duration, Int, Text, Uint};
+use crate::server::Status::{Ignored, NotYet, Renamed, Supported};
+use crate::server::{Flag, Kind, Status};
 
 const fn f(
     name: &'static str,
@@ -20,6 +20,8 @@ const fn experimental(name: &'static str, kind: Kind, default: &'static str, now
 }
 
 const LONG_GONE: &str = "etcd has ignored it for years as well";
+
+const NO_PROXY: &str = "there is no version 2 proxy";
 
 const fn gone(name: &'static str) -> Flag {
     f(name, Text, "", Ignored(LONG_GONE), "Accepted for old command lines.")
@@ -137,6 +139,38 @@ pub(super) const FLAGS: &[Flag] = &[
         Duration,
         "10m0s",
         "watch-progress-notify-interval",
+    ),
+    f(
+        "proxy",
+        Choice(&["off", "readonly", "on"]),
+        "off",
+        NotYet,
+        "Run as etcd's version 2 proxy (etcd 3.5).",
+    ),
+    f("proxy-failure-wait", Uint, "5000", Ignored(NO_PROXY), "A setting of the version 2 proxy (etcd 3.5)."),
+    f(
+        "proxy-refresh-interval",
+        Uint,
+        "30000",
+        Ignored(NO_PROXY),
+        "A setting of the version 2 proxy (etcd 3.5).",
+    ),
+    f("proxy-dial-timeout", Uint, "1000", Ignored(NO_PROXY), "A setting of the version 2 proxy (etcd 3.5)."),
+    f("proxy-write-timeout", Uint, "5000", Ignored(NO_PROXY), "A setting of the version 2 proxy (etcd 3.5)."),
+    f("proxy-read-timeout", Uint, "0", Ignored(NO_PROXY), "A setting of the version 2 proxy (etcd 3.5)."),
+    f(
+        "experimental-enable-v2v3",
+        Text,
+        "",
+        NotYet,
+        "Serve version 2 from version 3's keys below a prefix (etcd 3.5).",
+    ),
+    f(
+        "experimental-wait-cluster-ready-timeout",
+        Duration,
+        "5s",
+        Ignored("the client ports open at once, and requests wait for a leader"),
+        "How long to wait for the cluster before clients are served (etcd 3.5).",
     ),
     gone("cluster-active-size"),
     gone("cluster-remove-delay"),

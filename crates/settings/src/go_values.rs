@@ -21,7 +21,7 @@ pub fn int(text: &str) -> Result<i64, String> {
 }
 
 /// An unsigned number in the notation of [`int`], without a sign.
-pub(super) fn uint(text: &str) -> Result<u64, String> {
+pub fn uint(text: &str) -> Result<u64, String> {
     magnitude(text)
 }
 
@@ -44,7 +44,7 @@ fn magnitude(digits: &str) -> Result<u64, String> {
 const NANOSECOND: f64 = 1.0;
 
 /// A length of time such as `300ms`, `1.5h` or `2h45m`; returns nanoseconds.
-pub(super) fn duration(text: &str) -> Result<i64, String> {
+pub fn duration(text: &str) -> Result<i64, String> {
     let malformed = || "must be a length of time such as 300ms, 1.5h or 2h45m".to_owned();
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),

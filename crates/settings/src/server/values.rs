@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Flag, Status, Value, find};
+use crate::{Notice, Severity};
 
 /// Where a value came from. A later variant wins over an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,19 +13,6 @@ pub enum Source {
     File,
     Environment,
     Flag,
-}
-
-/// Something to log once logging runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    pub severity: Severity,
-    pub text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    Info,
-    Warning,
 }
 
 /// A flag that is known, but whose function is to come, was given a value other than its default.

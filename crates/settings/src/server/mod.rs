@@ -6,21 +6,25 @@
 //!   user is dropped in silence: it takes effect, is refused, or a notice says that it has no meaning here.
 //! - A value is parsed in one place ([`Kind::parse`]), whatever source it came from.
 
+mod auto_compaction;
 mod config_file;
 mod environment;
-mod go_values;
 mod help;
+mod member;
 mod reader;
 mod table;
 mod values;
 
-pub use config_file::read as read_config_file;
-pub use environment::apply as apply_environment;
-pub use go_values::{bool as go_bool, int as go_int};
+pub use auto_compaction::RetentionError;
+pub use config_file::FileError;
+pub use environment::{BadVariable, COMMAND_VARIABLES};
 pub use help::{INTRODUCTION, USAGE_HINT, page, text_of};
-pub use reader::{Known, ReadError, Reading, read, walk};
+pub use member::{Settings, SettingsError};
+pub use reader::{Reading, read};
 pub use table::all;
-pub use values::{Notice, Severity, Values};
+pub use values::{NotSupportedYet, Source, Values};
+
+use crate::go_values;
 
 /// Where `--help` shows a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
