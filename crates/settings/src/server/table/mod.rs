@@ -58,38 +58,42 @@ mod tests {
     #[test]
     fn every_flag_of_etcd_is_known() {
         let flags = "name data-dir wal-dir snapshot-count snapshot-catchup-entries max-wals heartbeat-interval \
-             election-timeout initial-election-tick-advance listen-peer-urls listen-client-urls listen- \
-             client-http-urls listen-metrics-urls quota-backend-bytes backend-batch-interval backend-batch- \
-             limit backend-bbolt-freelist-type max-txn-ops max-request-bytes max-concurrent-streams grpc- \
-             keepalive-min-time grpc-keepalive-interval grpc-keepalive-timeout socket-reuse-port socket- \
-             reuse-address raft-read-timeout raft-write-timeout memory-mlock enable-grpc-gateway initial- \
-             advertise-peer-urls advertise-client-urls initial-cluster initial-cluster-state initial-cluster- \
-             token strict-reconfig-check pre-vote auto-compaction-mode auto-compaction-retention discovery- \
-             endpoints discovery-token discovery-dial-timeout discovery-request-timeout discovery-keepalive- \
-             time discovery-keepalive-timeout discovery-insecure-transport discovery-insecure-skip-tls-verify \
-             discovery-cert discovery-key discovery-cacert discovery-user discovery-password discovery-srv \
-             discovery-srv-name discovery-fallback cert-file key-file client-cert-file client-key-file \
-             client-cert-auth client-crl-file client-cert-allowed-hostname trusted-ca-file auto-tls peer- \
-             cert-file peer-key-file peer-client-cert-file peer-client-key-file peer-client-cert-auth peer- \
-             crl-file peer-trusted-ca-file peer-cert-allowed-cn peer-cert-allowed-hostname peer-auto-tls \
-             peer-skip-client-san-verification self-signed-cert-validity cipher-suites tls-min-version tls- \
-             max-version cors host-whitelist auth-token bcrypt-cost auth-token-ttl enable-pprof metrics \
-             logger log-outputs log-level log-format enable-log-rotation log-rotation-config-json warning- \
-             apply-duration warning-unary-request-duration enable-distributed-tracing distributed-tracing- \
-             address distributed-tracing-service-name distributed-tracing-instance-id distributed-tracing- \
-             sampling-rate feature-gates corrupt-check-time compact-hash-check-time compaction-batch-limit \
-             compaction-sleep-interval watch-progress-notify-interval downgrade-check-time bootstrap-defrag- \
-             threshold-megabytes max-learners force-new-cluster unsafe-no-fsync config-file version discovery \
-             discovery-proxy max-snapshots v2-deprecation experimental-bootstrap-defrag-threshold-megabytes \
-             experimental-compact-hash-check-enabled experimental-compact-hash-check-time experimental- \
-             compaction-batch-limit experimental-compaction-sleep-interval experimental-corrupt-check-time \
+             election-timeout initial-election-tick-advance listen-peer-urls listen-client-urls \
+             listen-client-http-urls listen-metrics-urls quota-backend-bytes backend-batch-interval \
+             backend-batch-limit backend-bbolt-freelist-type max-txn-ops max-request-bytes \
+             max-concurrent-streams grpc-keepalive-min-time grpc-keepalive-interval \
+             grpc-keepalive-timeout socket-reuse-port socket-reuse-address raft-read-timeout \
+             raft-write-timeout memory-mlock enable-grpc-gateway initial-advertise-peer-urls \
+             advertise-client-urls initial-cluster initial-cluster-state initial-cluster-token \
+             strict-reconfig-check pre-vote auto-compaction-mode auto-compaction-retention \
+             discovery-endpoints discovery-token discovery-dial-timeout discovery-request-timeout \
+             discovery-keepalive-time discovery-keepalive-timeout discovery-insecure-transport \
+             discovery-insecure-skip-tls-verify discovery-cert discovery-key discovery-cacert \
+             discovery-user discovery-password discovery-srv discovery-srv-name discovery-fallback \
+             cert-file key-file client-cert-file client-key-file client-cert-auth client-crl-file \
+             client-cert-allowed-hostname trusted-ca-file auto-tls peer-cert-file peer-key-file \
+             peer-client-cert-file peer-client-key-file peer-client-cert-auth peer-crl-file \
+             peer-trusted-ca-file peer-cert-allowed-cn peer-cert-allowed-hostname peer-auto-tls \
+             peer-skip-client-san-verification self-signed-cert-validity cipher-suites tls-min-version \
+             tls-max-version cors host-whitelist auth-token bcrypt-cost auth-token-ttl enable-pprof \
+             metrics logger log-outputs log-level log-format enable-log-rotation log-rotation-config-json \
+             warning-apply-duration warning-unary-request-duration enable-distributed-tracing \
+             distributed-tracing-address distributed-tracing-service-name distributed-tracing-instance-id \
+             distributed-tracing-sampling-rate feature-gates corrupt-check-time compact-hash-check-time \
+             compaction-batch-limit compaction-sleep-interval watch-progress-notify-interval \
+             downgrade-check-time bootstrap-defrag-threshold-megabytes max-learners force-new-cluster \
+             unsafe-no-fsync config-file version discovery discovery-proxy max-snapshots v2-deprecation \
+             experimental-bootstrap-defrag-threshold-megabytes experimental-compact-hash-check-enabled \
+             experimental-compact-hash-check-time experimental-compaction-batch-limit \
+             experimental-compaction-sleep-interval experimental-corrupt-check-time \
              experimental-distributed-tracing-address experimental-distributed-tracing-instance-id \
              experimental-distributed-tracing-sampling-rate experimental-distributed-tracing-service-name \
-             experimental-downgrade-check-time experimental-enable-distributed-tracing experimental-enable- \
-             lease-checkpoint experimental-enable-lease-checkpoint-persist experimental-initial-corrupt-check \
-             experimental-memory-mlock experimental-peer-skip-client-san-verification experimental-snapshot- \
-             catchup-entries experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with- \
-             shared-buffer experimental-warning-apply-duration experimental-warning-unary-request-duration \
+             experimental-downgrade-check-time experimental-enable-distributed-tracing \
+             experimental-enable-lease-checkpoint experimental-enable-lease-checkpoint-persist \
+             experimental-initial-corrupt-check experimental-memory-mlock \
+             experimental-peer-skip-client-san-verification experimental-snapshot-catchup-entries \
+             experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with-shared-buffer \
+             experimental-warning-apply-duration experimental-warning-unary-request-duration \
              experimental-watch-progress-notify-interval";
         let unknown: Vec<&str> = flags.split_whitespace().filter(|name| find(name).is_none()).collect();
         assert_eq!(unknown, Vec::<&str>::new());
