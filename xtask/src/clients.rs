@@ -88,10 +88,12 @@ fn faketime(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     debian(job, scratch, "libfaketime", "libfaketimeMT.so.1")
 }
 
-/// A file of one of Debian's packages.
+/// A program or library of one of Debian's packages.
 fn debian(job: &mut Job, scratch: &Path, package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let folder = scratch.join(name);
-    if let Some(path) = find(&folder, name) {
+    // Below `etc` there may be scripts of the same name.
+    let programs = folder.join("usr");
+    if let Some(path) = find(&programs, name) {
         return Ok(path);
     }
     let apt = scratch.join("apt");
@@ -107,7 +109,7 @@ fn debian(job: &mut Job, scratch: &Path, package: &str, name: &str) -> anyhow::R
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get download left no package")?;
     job.run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&folder))?;
-    find(&folder, name).with_context(|| format!("the package holds no {name}"))
+    find(&programs, name).with_context(|| format!("the package holds no {name}"))
 }
 
 /// The file of that name, in `folder` or below.

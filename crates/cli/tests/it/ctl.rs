@@ -380,7 +380,13 @@ fn an_alarm_is_listed_and_disarmed() {
         String::from_utf8_lossy(&output.stderr).contains("database space exceeded")
     })
     .expect("it is");
-    let alarms = rig.ctl(&["alarm", "list"]);
+    // The refusal may come before the alarm that it raises.
+    let mut alarms = String::new();
+    wait_until("the alarm is raised", || {
+        alarms = rig.ctl(&["alarm", "list"]);
+        !alarms.is_empty()
+    })
+    .expect("it is");
     assert!(alarms.starts_with("memberID:") && alarms.ends_with(" alarm:NOSPACE\n"), "{alarms}");
     let output = rig.run(&["ctl", "endpoint", "health"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("Active Alarm(s): NOSPACE"), "{output:?}");

@@ -282,6 +282,7 @@ fn beyond_the_active_size_machines_stand_by_until_there_is_room() {
         .expect("promoted");
     wait_until("it no longer stands by", || machines[0].get("/v2/keys/_etcd/standbys/m4").0 == 404)
         .expect("unlisted");
+    machines[2].process().wait(WAIT_MAX).expect("a removed machine ends");
     // Or the cluster may be larger.
     machines[2].run(&["-peers", &peer]);
     wait_until("it stands by", || machines[0].get("/v2/keys/_etcd/standbys/m3").0 == 200).expect("a standby");
