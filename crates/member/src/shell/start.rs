@@ -60,8 +60,8 @@ pub enum StartError {
     #[error("the cluster has no member with the peer URLs {urls}: add it first (member add), then start it")]
     NotAdded { urls: String },
     #[error(
-        "member {member} was started with another data folder before, which is gone: remove it from the cluster, add it \
-         again, and start it with this empty folder"
+        "member {member} was started with another data folder before, which is gone: remove it from the cluster and add it \
+         again, then start it with this empty folder"
     )]
     Wiped { member: quorate_ids::MemberId },
     /// The cluster at `url` does not admit this member.

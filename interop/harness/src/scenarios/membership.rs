@@ -137,7 +137,7 @@ fn replace_wiped(
     member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
     member
         .process()
-        .wait_for_output("remove it from the cluster")
+        .wait_for_output("remove it from the cluster and add it again")
         .context("a wiped member is told to be removed and added")?;
     load.wait_for(PUTS_BETWEEN).context("while the wiped member is refused")?;
     member.kill();
