@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::core::{LeaseAnswer, LogInput, Mended, TransferInput};
 use crate::log_view::LogView;
-use crate::membership::{Member, MembershipRequest};
+use crate::membership::{Member, MemberList, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
 
@@ -234,6 +234,13 @@ pub(crate) struct Shared {
     pub connector: Option<Arc<Connector>>,
     /// Admissions that this member has in hand for newcomers.
     pub hosting: AtomicUsize,
+}
+
+impl Shared {
+    /// Makes `members` the list that faces see.
+    pub fn list(&self, members: &MemberList) {
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members.to_vec());
+    }
 }
 
 /// A running member, as faces see it.

@@ -1,19 +1,19 @@
-//! A member's data after crashes at bad moments, and offers of snapshots that come too late.
+//! A member's data after crashes at bad moments; snapshots offered too late, and what is committed while one is installed.
 
 use std::sync::Arc;
 
 use quorate_consensus::{EntryKind, Message};
 use quorate_disk::{Disk, MemoryDisk};
 use quorate_ids::{ClusterId, ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
-use quorate_models::Feeds;
+use quorate_models::{Feeds, ModelId};
 use quorate_store::StoreConfig;
 use quorate_wal::{Record, Wal};
 
 use super::{
-    CheckpointRule, Founding, LogInput, LogLoopConfig, LogOutput, Now, OpenConfig, OpenError, Stages,
-    TransferInput, open,
+    ApplyInput, CheckpointRule, Founding, LogInput, LogLoop, LogLoopConfig, LogOutput, LogWriter, Now,
+    OpenConfig, OpenError, Stages, TransferInput, open,
 };
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Origin};
 use crate::frame::{Frame, SnapshotPoint};
 use crate::handle::Identity;
 use crate::membership::{Member, MemberList, MembershipRequest};
@@ -169,4 +169,76 @@ fn a_leader_that_has_all_from_a_snapshot_goes_on_with_the_clusters_time() {
     }
     let (cluster_time, wall_time) = stamped.expect("the publication is in the log");
     assert!(cluster_time >= stamps.0 && wall_time >= stamps.1, "{cluster_time:?} {wall_time:?}");
+}
+
+/// A message of member 2 in term 5 to member 1, as `docs/formats/raft-messages.md` has it; numbers below 128 only.
+fn from_a_leader(kind: u8, body: &[u8]) -> LogInput {
+    let mut bytes = vec![1, kind];
+    bytes.extend(2_u64.to_le_bytes());
+    bytes.extend(1_u64.to_le_bytes());
+    bytes.push(5);
+    bytes.extend(body);
+    let frame = Frame::Raft(bytes::Bytes::from(bytes)).encode();
+    LogInput::Frame { from: MemberId(2), frame }
+}
+
+/// Lets the log loop and its writer go on until neither has anything to do; returns what the apply stage is to do.
+fn settle(log_loop: &mut LogLoop, log_writer: &mut LogWriter) -> Vec<ApplyInput> {
+    let mut to_apply = Vec::new();
+    loop {
+        let mut written = None;
+        for output in log_loop.turn(at(0)) {
+            match output {
+                LogOutput::Write(batch) => written = Some(log_writer.step(batch)),
+                LogOutput::Apply(input) => to_apply.push(input),
+                _ => {}
+            }
+        }
+        let Some(written) = written else { return to_apply };
+        log_loop.step(written, at(0));
+    }
+}
+
+#[test]
+fn what_is_committed_while_a_snapshot_is_installed_is_judged_from_the_snapshots_member_list() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let Stages { mut log_loop, mut log_writer, members, .. } =
+        opened(&disk, Some(&founding(3))).expect("a founding");
+    // The leader let member 77 in before its snapshot, and member 77 said its name after it.
+    let point = SnapshotPoint { index: LogIndex(10), term: Term(5) };
+    let mut snapshot = vec![10, 5, 3];
+    [1_u64, 2, 3].iter().for_each(|voter| snapshot.extend(voter.to_le_bytes()));
+    snapshot.push(1);
+    snapshot.extend(77_u64.to_le_bytes());
+    log_loop.step(from_a_leader(7, &snapshot), at(0));
+    settle(&mut log_loop, &mut log_writer);
+    log_loop.step(LogInput::SnapshotFetched { from: MemberId(2), point, generation: 2 }, at(0));
+    let to_apply = settle(&mut log_loop, &mut log_writer);
+    assert!(matches!(to_apply[..], [.., ApplyInput::Install { .. }]), "{to_apply:?}");
+
+    let publish =
+        MembershipRequest::Publish { id: MemberId(77), name: "late".to_owned(), client_urls: Vec::new() };
+    let envelope = Envelope {
+        model: ModelId::MEMBER,
+        origin: Origin { member: MemberId(2), start: 1, seq: 1 },
+        cluster_time: ClusterTime(1),
+        wall_time: WallTime(1),
+        command: publish.encode(),
+    };
+    let command = envelope.encode();
+    let mut append = vec![10, 5, 11, 1, 1, 5, u8::try_from(command.len()).expect("a short command")];
+    append.extend(&command);
+    log_loop.step(from_a_leader(1, &append), at(0));
+    let meanwhile = settle(&mut log_loop, &mut log_writer);
+    assert!(!meanwhile.iter().any(|input| matches!(input, ApplyInput::Entries(_))), "{meanwhile:?}");
+
+    let late = Member { id: MemberId(77), is_learner: true, ..Member::default() };
+    let members = MemberList::founded_by(members.iter().cloned().chain([late]));
+    let stamps = (ClusterTime(1), WallTime(1));
+    log_loop.step(LogInput::Installed { point, members, stamps }, at(0));
+    let afterwards = settle(&mut log_loop, &mut log_writer);
+    let [ApplyInput::Entries(committed)] = &afterwards[..] else { panic!("{afterwards:?}") };
+    let verdict = committed[0].verdict.as_ref().expect("a verdict on a request to the member list");
+    assert_eq!(verdict.outcome, Ok(()));
+    assert_eq!(verdict.members.get(MemberId(77)).map(|late| late.name.as_str()), Some("late"));
 }

@@ -204,7 +204,7 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
             *said = status;
         }
         LogOutput::Members(list) => {
-            *shared.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list.to_vec());
+            shared.list(&list);
             links.transport.set_members(&list);
             let me = shared.identity.member;
             let peers = list.iter().map(|member| member.id).filter(|id| *id != me).collect();
@@ -317,6 +317,8 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             }
             ApplyOutput::Applied { index } => links.shared.inbox.report(LogInput::Applied { index }),
             ApplyOutput::Installed { point, members, stamps } => {
+                // Before the reads that waited for the snapshot are answered: they may ask for the members next.
+                links.shared.list(&members);
                 links.shared.inbox.report(LogInput::Installed { point, members, stamps });
             }
             ApplyOutput::AnswerLease { seq, outcome } => answer_lease(links, seq, outcome),

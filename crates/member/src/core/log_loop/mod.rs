@@ -135,6 +135,8 @@ pub struct LogLoop {
     comparison: Comparison,
     /// The generation that the apply stage switches to.
     installing: Option<u64>,
+    /// Committed while the apply stage installs a snapshot: judged once its member list is known.
+    unjudged: Vec<Entry>,
     transfer_since: Option<Monotonic>,
     no_space: bool,
     store_no_space: bool,
@@ -194,6 +196,7 @@ impl LogLoop {
             offers: Offers::default(),
             comparison: Comparison::default(),
             installing: None,
+            unjudged: Vec::new(),
             transfer_since: None,
             no_space: false,
             store_no_space: false,

@@ -118,16 +118,25 @@ impl LogLoop {
     }
 
     pub(super) fn commit(&mut self, entries: Vec<Entry>) {
-        if entries.is_empty() {
-            return;
-        }
-        let mut committed = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for entry in &entries {
             assert_eq!(entry.index, self.committed.next(), "committed entries come without a gap");
             self.committed = entry.index;
             self.proposals.committed_under(entry.term);
             self.applying.push_back((entry.index, entry.data.len()));
             self.applying_bytes += entry.data.len();
+        }
+        self.unjudged.extend(entries);
+        self.judge_committed();
+    }
+
+    /// Passes what is committed on to the apply stage. The member list that it is judged from must be the one that stands
+    /// before it: while a snapshot is installed that list is not known here yet, and the entries wait.
+    pub(super) fn judge_committed(&mut self) {
+        if self.installing.is_some() || self.unjudged.is_empty() {
+            return;
+        }
+        let mut committed = Vec::with_capacity(self.unjudged.len());
+        for entry in std::mem::take(&mut self.unjudged) {
             match self.judge(&entry) {
                 Ok(verdict) => committed.push(Committed { entry, verdict }),
                 Err(reason) => {

@@ -91,6 +91,7 @@ impl LogLoop {
         self.keep(members);
         self.look_at_guests();
         self.leave_if_removed();
+        self.judge_committed();
         if let Some(leader) = self.consensus.leadership().1 {
             self.send(leader, Lane::Control, &Frame::SnapshotStatus { point, installed: true });
         }
