@@ -20,7 +20,7 @@ use quorate_wal::Wal;
 use super::OpenError;
 use super::open::{FIRST_GENERATION, Founding};
 use crate::handle::Identity;
-use crate::joining::Offer;
+use crate::joining::{Offer, Reply};
 
 const FILE: &str = "joining";
 const FILE_NEW: &str = "joining.new";
@@ -48,6 +48,16 @@ pub fn move_to(disk: &dyn Disk, offer: &Offer) -> io::Result<()> {
     file.sync_data()?;
     disk.rename(FILE_NEW, FILE)?;
     disk.sync_dir("")
+}
+
+/// What to say to whoever offered the membership. After an error the record may be durable all the same, and only a start
+/// can tell: a refusal would have the admission undone, and a member that moved would be left without any cluster.
+#[must_use]
+pub fn reply_to_offer(noted: &io::Result<()>) -> Reply {
+    match noted {
+        Ok(()) => Reply::Absorbed,
+        Err(error) => Reply::Later { reason: format!("its move could not be noted: {error}") },
+    }
 }
 
 /// The membership that this folder is to begin, if a move is under way.

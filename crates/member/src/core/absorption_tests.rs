@@ -11,7 +11,7 @@ use quorate_store::Store;
 use quorate_wal::Wal;
 
 use super::tests::{TICK_NANOS, at, config, founding, identity, opened};
-use super::{ApplyOutput, LogInput, LogOutput, Stages, move_to, pending_move};
+use super::{ApplyOutput, LogInput, LogOutput, Stages, move_to, pending_move, reply_to_offer};
 use crate::handle::{Identity, RequestError};
 use crate::joining::{AbsorbRefusal, JoinRefusal, Offer, Question, Reply};
 use crate::membership::{Member, MemberList, MembershipRequest};
@@ -248,6 +248,14 @@ fn a_record_that_was_not_finished_moves_nobody() {
     let file = disk.open("joining.new", Mode { create: true, ..Mode::default() }).expect("a file");
     file.write_at(b"half", 0).expect("written");
     assert_eq!(opened(&disk, Some(&founding(1))).expect("it starts").identity, identity());
+}
+
+/// The folder may not be synced, and still have the record: the host must not take the place away again.
+#[test]
+fn a_move_that_may_have_been_noted_is_not_refused() {
+    let failed = Err(std::io::Error::other("the disk is gone"));
+    assert!(matches!(reply_to_offer(&failed), Reply::Later { .. }), "{:?}", reply_to_offer(&failed));
+    assert_eq!(reply_to_offer(&Ok(())), Reply::Absorbed);
 }
 
 #[test]

@@ -45,6 +45,7 @@ mod strangers;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub mod votes;
 
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ use crate::joining::{Offer, Question, Reply};
 use crate::log_view::LogView;
 use crate::membership::{Member, MemberList, MembershipRequest};
 
-pub use absorption::{complete as complete_move, move_to, pending as pending_move};
+pub use absorption::{complete as complete_move, move_to, pending as pending_move, reply_to_offer};
 pub use apply::{ApplyStage, CheckpointRule};
 pub use book::PeerBook;
 pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
@@ -260,8 +261,8 @@ pub enum LogOutput {
         urls: Vec<String>,
         offer: Offer,
     },
-    /// The cluster that this member founded is given up: make the move durable ([`move_to`]), answer `ask` with
-    /// [`Reply::Absorbed`], and start the member anew. The loop does nothing more.
+    /// The cluster that this member founded is given up: make the move durable ([`move_to`]), answer `ask`
+    /// ([`reply_to_offer`]), and start the member anew. The loop does nothing more.
     GiveUp {
         ask: u64,
         offer: Offer,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quorate_consensus::{Consensus, Entry, HardState, Membership, Restored};
 use quorate_disk::Disk;
-use quorate_ids::{LogIndex, MemberId, Term};
+use quorate_ids::{Incarnation, LogIndex, MemberId, Term};
 use quorate_models::Feeds;
 use quorate_store::{CheckpointMeta, Store, StoreConfig, Unpaced};
 use quorate_wal::{Record, Recovered, Wal};
@@ -42,6 +42,27 @@ impl Founding {
     pub fn identity(&self) -> Identity {
         match self {
             Self::Found { identity, .. } | Self::Join { identity, .. } => *identity,
+        }
+    }
+
+    /// This founding, as the one that the log of `owner` was made for: each start draws a new one, and a crash may have
+    /// come after the log was made.
+    fn under(&self, owner: quorate_wal::Identity) -> Self {
+        match self {
+            Self::Found { identity, members } if identity.member == owner.member => {
+                let incarnation = owner.incarnation;
+                let members = members.iter().cloned().map(|mut member| {
+                    if member.id == owner.member && member.incarnation != Incarnation::ZERO {
+                        member.incarnation = incarnation;
+                    }
+                    member
+                });
+                Self::Found {
+                    identity: Identity { incarnation, ..*identity },
+                    members: MemberList::founded_by(members),
+                }
+            }
+            other => other.clone(),
         }
     }
 
@@ -152,6 +173,8 @@ pub fn open(
         found_log(wal_disk, &config, founding)?;
     }
     let (mut wal, mut recovered) = Wal::open(wal_disk.clone(), config.wal.clone(), None)?;
+    let founding = founding.map(|founding| founding.under(recovered.identity));
+    let founding = founding.as_ref();
     if let Some(founding) = founding {
         go_on_founding(&mut wal, &mut recovered, founding)?;
     }

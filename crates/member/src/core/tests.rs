@@ -90,6 +90,20 @@ fn a_founding_that_a_crash_cut_short_goes_on_at_the_next_start() {
 }
 
 #[test]
+fn a_lone_founding_that_a_crash_cut_short_is_listed_under_the_incarnation_of_its_log() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    drop(Wal::create(disk.clone(), config().wal, wal_identity(), 1).expect("a log without a founding"));
+    // The next start draws another incarnation; whoever joins later would refuse a founder that is not what it says.
+    let again = Identity { incarnation: Incarnation(10), ..identity() };
+    let me = Member { id: again.member, incarnation: again.incarnation, ..Member::default() };
+    let founding = Founding::Found { identity: again, members: MemberList::founded_by([me]) };
+    let stages = opened(&disk, Some(&founding)).expect("the founding goes on");
+    assert_eq!(stages.identity, identity());
+    let listed = stages.members.get(identity().member).expect("it lists itself");
+    assert_eq!(listed.incarnation, identity().incarnation);
+}
+
+#[test]
 fn entries_of_a_newer_term_than_the_hard_state_are_what_a_torn_batch_leaves() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     drop(opened(&disk, Some(&founding(3))).expect("a founding"));

@@ -1,20 +1,17 @@
-//! The host's side: a member of a running cluster admits a newcomer.
+//! The host's side over sockets: what an [`Admission`] wants done, done.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_ids::{Incarnation, MemberId};
+use quorate_ids::{MemberId, Monotonic, WallTime};
 use tokio::time::Instant;
 
-use super::{Admitted, Introduction, JoinError, JoinRefusal, Newcomer, Offer, Question, Reply};
+use super::admission::{Admission, Came, Patience, View, Wanted};
+use super::{Admitted, Introduction, JoinError, Newcomer, Question, Reply};
+use crate::core::Now;
 use crate::handle::{Handle, MembershipRefusal, RequestError, Shared};
-use crate::membership::{Member, MemberList, MembershipRequest, member_id};
+use crate::membership::{Member, MembershipRequest};
 use crate::shell::ask;
-
-/// Between two tries of something that may work in a moment.
-const RETRY: Duration = Duration::from_millis(50);
-/// A member that was admitted is told so for so long; after that the leader goes on with it.
-const OFFER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts an admission for as long as it is in hand: a member that hosts one joins nobody else meanwhile.
 struct Hosting<'a>(&'a Shared);
@@ -32,6 +29,10 @@ impl Drop for Hosting<'_> {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Handle {
     /// Admits a newcomer that has no cluster yet: returns once it is a member, a learner at first, that may start.
     /// Any member takes it. Where an earlier incarnation holds its name and does not answer any more, that one is
@@ -39,8 +40,10 @@ impl Handle {
     ///
     /// Takes the time of a request at most, and so long that a holder of the name that has just died is known as dead.
     pub async fn join(&self, newcomer: &Newcomer) -> Result<Admitted, JoinError> {
-        let _hosting = Hosting::begin(&self.shared);
-        self.admit(newcomer).await
+        let begun = Instant::now();
+        let members = self.members();
+        let (admission, wanted) = Admission::of(newcomer, self.patience(), self.view(&members, begun));
+        self.carry_out(admission, wanted, begun).await
     }
 
     /// Admits the member that runs at `peer_url` under the name `name` and leads a cluster of its own: it gives that up
@@ -49,34 +52,47 @@ impl Handle {
     ///
     /// Returns once the newcomer has durably moved; see [`Self::is_settled`] for when it votes.
     pub async fn absorb(&self, name: &str, peer_url: &str, wants_vote: bool) -> Result<Admitted, JoinError> {
+        let begun = Instant::now();
+        let (admission, wanted) =
+            Admission::absorbing(name, peer_url, wants_vote, self.patience(), now(begun));
+        self.carry_out(admission, wanted, begun).await
+    }
+
+    async fn carry_out(
+        &self,
+        mut admission: Admission,
+        mut wanted: Wanted,
+        begun: Instant,
+    ) -> Result<Admitted, JoinError> {
         let _hosting = Hosting::begin(&self.shared);
-        let me = self.identity();
-        let found = self.introduction(peer_url).await?;
-        if found.incarnation == me.incarnation {
-            return Err(JoinRefusal::Itself.into());
-        }
-        if found.name != name {
-            let (expected, found) = (name.to_owned(), found.name);
-            return Err(JoinRefusal::WrongName { expected, found }.into());
-        }
-        if found.cluster == me.cluster {
-            self.read_index().await?;
-            return match self.holder(name, found.incarnation) {
-                Some(member) => Ok(self.admitted(member)),
-                None => Err(JoinRefusal::Newcomer(super::AbsorbRefusal::NotServing).into()),
+        loop {
+            let came = match wanted {
+                Wanted::Confirm => Came::Confirmed(self.read_index().await.map(|_| ())),
+                Wanted::Change(request) => Came::Changed(self.change_membership(request).await.map(|_| ())),
+                Wanted::Ask { url, question } => {
+                    let answer = ask(&url, self.shared.connector.as_deref(), &question).await;
+                    Came::Answered(answer.map_err(|error| error.to_string()))
+                }
+                Wanted::Pause { nanos } => {
+                    tokio::time::sleep(Duration::from_nanos(nanos)).await;
+                    Came::Paused
+                }
+                Wanted::Done(outcome) => return outcome,
             };
+            let members = self.members();
+            wanted = admission.came(came, self.view(&members, begun));
         }
-        if let Some(refusal) = found.refuses {
-            return Err(JoinRefusal::Newcomer(refusal).into());
+    }
+
+    fn patience(&self) -> Patience {
+        Patience {
+            request_timeout_nanos: nanos(self.shared.request_timeout),
+            election_timeout_nanos: nanos(self.shared.election_timeout),
         }
-        // Where it was reached is where the others reach it.
-        let reached = found.peer_urls.iter().any(|url| url == peer_url);
-        let peer_urls = if reached { found.peer_urls } else { vec![peer_url.to_owned()] };
-        let (incarnation, client_urls) = (found.incarnation, found.client_urls);
-        let newcomer = Newcomer { name: found.name, incarnation, peer_urls, client_urls, wants_vote };
-        let admitted = self.admit(&newcomer).await?;
-        self.offer(&admitted, incarnation, peer_url).await?;
-        Ok(admitted)
+    }
+
+    fn view<'a>(&self, members: &'a [Member], begun: Instant) -> View<'a> {
+        View { me: self.identity(), members, now: now(begun) }
     }
 
     /// Removes the member with this name. Answers as [`Self::change_membership`] does; a name that no member has is
@@ -97,123 +113,17 @@ impl Handle {
 
     /// What the member at `peer_url` says of itself, whatever cluster it is of.
     pub async fn introduction(&self, peer_url: &str) -> Result<Introduction, JoinError> {
-        match self.ask_at(peer_url, &Question::Who).await? {
-            Reply::Me(me) => Ok(me),
-            _ => Err(unreachable(peer_url, "it answered something else")),
-        }
-    }
-
-    async fn ask_at(&self, url: &str, question: &Question) -> Result<Reply, JoinError> {
-        let answer = ask(url, self.shared.connector.as_deref(), question).await;
-        answer.map_err(|error| unreachable(url, error))
-    }
-
-    fn holder(&self, name: &str, incarnation: Incarnation) -> Option<MemberId> {
-        let members = self.members();
-        let held = members.iter().find(|member| member.name == name && member.incarnation == incarnation);
-        held.map(|member| member.id)
-    }
-
-    fn admitted(&self, member: MemberId) -> Admitted {
-        Admitted { cluster: self.identity().cluster, member, members: self.members().to_vec() }
-    }
-
-    /// Goes on until the newcomer is in the list or somebody says why not. Each step is judged by the leader.
-    async fn admit(&self, newcomer: &Newcomer) -> Result<Admitted, JoinError> {
-        if newcomer.name.is_empty() || newcomer.peer_urls.is_empty() {
-            return Err(JoinRefusal::Nameless.into());
-        }
-        let deadline = Instant::now() + self.shared.request_timeout;
-        // A holder that died just now is known as dead after two election timeouts.
-        let answers_until = Instant::now() + 3 * self.shared.election_timeout;
-        let request = join_request(newcomer);
-        loop {
-            let refusal = match self.step_towards(newcomer, &request).await {
-                Ok(Some(member)) => return Ok(self.admitted(member)),
-                Ok(None) => continue,
-                Err(error) => error,
-            };
-            let until = match &refusal {
-                RequestError::Refused { reason: MembershipRefusal::NameAnswers } => answers_until,
-                RequestError::Refused {
-                    reason: MembershipRefusal::InProgress | MembershipRefusal::AlreadyJoined,
-                }
-                | RequestError::NoLeader
-                | RequestError::LeaderChanged
-                | RequestError::Overloaded => deadline,
-                _ => Instant::now(),
-            };
-            if Instant::now() >= until {
-                return Err(match refusal {
-                    RequestError::Refused { reason } => JoinRefusal::Cluster(reason).into(),
-                    other => other.into(),
-                });
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    /// One change of the list, unless the newcomer is in it: its admission, or the removal of whom it replaces.
-    async fn step_towards(
-        &self,
-        newcomer: &Newcomer,
-        request: &MembershipRequest,
-    ) -> Result<Option<MemberId>, RequestError> {
-        self.read_index().await?;
-        if let Some(member) = self.holder(&newcomer.name, newcomer.incarnation) {
-            return Ok(Some(member));
-        }
-        self.change_membership(request.clone()).await?;
-        Ok(self.holder(&newcomer.name, newcomer.incarnation))
-    }
-
-    /// Tells the newcomer that it is a member now. If it refuses, its admission is undone.
-    async fn offer(&self, admitted: &Admitted, incarnation: Incarnation, url: &str) -> Result<(), JoinError> {
-        let deadline = Instant::now() + OFFER_PATIENCE;
-        let offer = Offer {
-            cluster: admitted.cluster,
-            member: admitted.member,
-            incarnation,
-            members: MemberList::founded_by(admitted.members.iter().cloned()),
-        };
-        let question = Question::Absorb(offer);
-        loop {
-            let error = match self.ask_at(url, &question).await {
-                Ok(Reply::Absorbed) => return Ok(()),
-                Ok(Reply::Refused(refusal)) => {
-                    let remove = MembershipRequest::Remove { id: admitted.member };
-                    if let Err(error) = self.change_membership(remove).await {
-                        // The leader removes a member that refuses, when it asks it itself.
-                        tracing::warn!(member = %admitted.member, %error, "an admission is not undone yet");
-                    }
-                    return Err(refusal.into());
-                }
-                Ok(Reply::Later { reason }) => unreachable(url, reason),
-                Ok(_) => unreachable(url, "it answered something else"),
-                Err(error) => error,
-            };
-            if Instant::now() >= deadline {
-                return Err(error);
-            }
-            tokio::time::sleep(RETRY).await;
+        let unreachable = |reason: String| JoinError::Unreachable { url: peer_url.to_owned(), reason };
+        match ask(peer_url, self.shared.connector.as_deref(), &Question::Who).await {
+            Ok(Reply::Me(me)) => Ok(me),
+            Ok(_) => Err(unreachable("it answered something else".to_owned())),
+            Err(error) => Err(unreachable(error.to_string())),
         }
     }
 }
 
-fn unreachable(url: &str, reason: impl std::fmt::Display) -> JoinError {
-    JoinError::Unreachable { url: url.to_owned(), reason: reason.to_string() }
-}
-
-fn join_request(newcomer: &Newcomer) -> MembershipRequest {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // The id is new even where this incarnation was a member before and was removed.
-    let salt = format!("{}-{}", newcomer.incarnation, now.subsec_nanos());
-    MembershipRequest::Join {
-        id: member_id(&newcomer.peer_urls, &salt, Some(now.as_secs())),
-        name: newcomer.name.clone(),
-        incarnation: newcomer.incarnation,
-        peer_urls: newcomer.peer_urls.clone(),
-        client_urls: newcomer.client_urls.clone(),
-        wants_vote: newcomer.wants_vote,
-    }
+/// The time for an admission that began then.
+fn now(begun: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { monotonic: Monotonic(nanos(begun.elapsed())), wall: WallTime(nanos(wall)) }
 }

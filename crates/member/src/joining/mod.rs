@@ -17,6 +17,8 @@
 //! An admission that is cut short is finished or undone by whoever leads: a newcomer that nothing was heard of is
 //! told again that it is a member, and removed if it refuses or can't be reached for [`crate::core::JOIN_NANOS_MAX`].
 
+mod admission;
+mod asking;
 mod codec;
 mod host;
 
@@ -25,6 +27,9 @@ use quorate_ids::{ClusterId, Incarnation, MemberId};
 
 use crate::handle::{MembershipRefusal, RequestError};
 use crate::membership::{Member, MemberList};
+
+pub use admission::{Admission, Came, Patience, View, Wanted};
+pub use asking::{Asking, AskingWants, NotAdmitted};
 
 /// Who wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]

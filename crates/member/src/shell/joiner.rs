@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_ids::Incarnation;
+use quorate_ids::{Incarnation, Monotonic};
 
 use super::log::with_callers_log;
 use super::start::StartError;
 use super::transport;
 use crate::config::{Config, JoinConfig};
-use crate::handle::{Identity, MembershipRefusal};
-use crate::joining::{JoinRefusal, Newcomer, Offer, Question, Reply, Told, believed};
+use crate::handle::Identity;
+use crate::joining::{Asking, AskingWants, Newcomer, NotAdmitted, Offer, Question, Reply, Told, believed};
 
 /// How long a joiner goes on asking the peers who the members are.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -53,47 +53,27 @@ pub fn ask_to_join(
 }
 
 async fn ask_each(config: &Config, join: &JoinConfig, newcomer: Newcomer) -> Result<Offer, StartError> {
-    let own = &config.advertise_peer_urls;
-    let peers: Vec<&String> = join.peers.iter().filter(|url| !own.contains(url)).collect();
-    let incarnation = newcomer.incarnation;
-    let question = Question::Admit(newcomer);
-    let deadline = Instant::now() + join.patience;
-    let mut last = "no peer but this member itself is listed".to_owned();
-    while !peers.is_empty() {
-        for url in &peers {
-            match transport::ask(url, config.peer_tls.connector.as_deref(), &question).await {
-                Ok(Reply::Admitted { cluster, member, members }) => {
-                    tracing::info!(%url, %cluster, %member, "admitted by a running cluster");
-                    return Ok(Offer { cluster, member, incarnation, members });
-                }
-                Ok(Reply::Refused(refusal)) if passes(&refusal) => last = format!("{url}: {refusal}"),
-                Ok(Reply::Refused(refusal)) => {
-                    return Err(StartError::JoinRefused { url: (*url).clone(), refusal });
-                }
-                Ok(Reply::Later { reason }) => last = format!("{url}: {reason}"),
-                Ok(_) => last = format!("{url}: it answered something else"),
-                Err(error) => last = format!("{url}: {error}"),
+    let begun = Instant::now();
+    let since = |duration: Duration| Monotonic(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    let (mut asking, mut wants) = Asking::begin(newcomer, &join.peers, since(join.patience));
+    loop {
+        wants = match wants {
+            AskingWants::Ask { url, question } => {
+                let answer = transport::ask(&url, config.peer_tls.connector.as_deref(), &question).await;
+                asking.answered(answer.map_err(|error| error.to_string()), since(begun.elapsed()))
             }
-        }
-        if Instant::now() >= deadline {
-            break;
-        }
-        tokio::time::sleep(JOIN_PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
+            AskingWants::Pause { nanos } => {
+                tokio::time::sleep(Duration::from_nanos(nanos)).await;
+                asking.paused()
+            }
+            AskingWants::Done(outcome) => {
+                return outcome.map_err(|not_admitted| match not_admitted {
+                    NotAdmitted::Refused { url, refusal } => StartError::JoinRefused { url, refusal },
+                    NotAdmitted::NoPeers { last } => StartError::NoPeers { last },
+                });
+            }
+        };
     }
-    Err(StartError::NoPeers { last })
-}
-
-/// Whether a refusal may be gone in a moment.
-fn passes(refusal: &JoinRefusal) -> bool {
-    matches!(
-        refusal,
-        JoinRefusal::Cluster(
-            MembershipRefusal::InProgress
-                | MembershipRefusal::AlreadyJoined
-                | MembershipRefusal::TooManyJoining
-                | MembershipRefusal::Unhealthy
-        )
-    )
 }
 
 /// Whether a peer says, soon, that member `me` was removed from its cluster.

@@ -17,11 +17,11 @@ use super::pressure::Pressure;
 use super::transport::Transport;
 use crate::core::{
     ApplyInput, ApplyOutput, ApplyStage, CheckpointInput, LeaseAnswer, LogBatch, LogInput, LogLoop,
-    LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput, TransferStage, move_to,
+    LogOutput, LogWriter, Mended, Now, TransferInput, TransferOutput, TransferStage, move_to, reply_to_offer,
 };
 use crate::frame::Lane;
 use crate::handle::{Applied, RequestError, Shared, Visible, Waiting};
-use crate::joining::{AbsorbRefusal, Offer, Reply};
+use crate::joining::Offer;
 
 /// How long a stage waits between tries while the disk is full.
 pub const SPACE_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -235,16 +235,14 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
 
 /// From the moment that the move is durable this member is of the other cluster; then it says so.
 fn give_up(links: &Links, ask: u64, offer: &Offer) {
-    match move_to(links.disk.as_ref(), offer) {
+    let noted = move_to(links.disk.as_ref(), offer);
+    links.transport.answer(ask, reply_to_offer(&noted));
+    match noted {
         Ok(()) => {
-            links.transport.answer(ask, Reply::Absorbed);
             let _ = links.stopped.send(Some(super::Stopped::Absorbed));
         }
-        Err(error) => {
-            // It may be durable all the same: only a start can tell.
-            links.transport.answer(ask, Reply::Refused(AbsorbRefusal::NotServing.into()));
-            links.fail(format!("moving to cluster {} could not be noted: {error}", offer.cluster));
-        }
+        // It may be durable all the same: only a start can tell.
+        Err(error) => links.fail(format!("moving to cluster {} could not be noted: {error}", offer.cluster)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quorate_member::core::votes;
 use quorate_member::{Handle, Member, MembershipRequest, RequestError};
 
 use super::registry::{Entry, MACHINES, Registry, RegistryError, STANDBYS, is_ours, value_of};
@@ -69,21 +70,16 @@ async fn reconcile(
     let settings = registry.settings(founded).await?;
     let room_for_votes = usize::try_from(settings.active_size).unwrap_or(usize::MAX);
     let votes = members.iter().filter(|member| !member.is_learner).count();
-    let mut done = votes == room_for_votes;
-    if votes < room_for_votes {
-        let mut waiting =
-            members.iter().filter(|member| member.is_learner && !member.name.is_empty()).peekable();
-        done = waiting.peek().is_none();
-        for next in waiting {
-            // One that is refused has not caught up yet, or does not answer.
-            if change(registry, MembershipRequest::Promote { id: next.id }).await? {
-                tracing::info!(name = next.name, member = %next.id, "gave a machine its vote");
-                break;
-            }
-        }
-    }
-    if votes > room_for_votes {
-        take_a_vote(registry, members).await?;
+    let me = registry.handle.identity().member;
+    let changes = votes::towards(members, me, room_for_votes);
+    let mut done = changes.is_empty();
+    // One that is refused has not caught up yet, or does not answer.
+    if let Some(changed) = change_one(registry, changes).await? {
+        tracing::info!(
+            ?changed,
+            room_for_votes,
+            "gave a machine its vote, or took one: the active size says so"
+        );
     }
     let machines = registry.list(MACHINES).await?;
     let standbys = registry.list(STANDBYS).await?;
@@ -122,34 +118,19 @@ async fn reconcile(
     Ok(done)
 }
 
-/// Whether a change of the members was made; false where it was refused.
-async fn change(registry: &Registry, request: MembershipRequest) -> Result<bool, RegistryError> {
-    match registry.handle.change_membership(request).await {
-        Ok(_) => Ok(true),
-        Err(RequestError::Refused { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The voters but this machine, by name.
-fn other_voters<'a>(registry: &Registry, members: &'a [Member]) -> Vec<&'a Member> {
-    let me = registry.handle.identity().member;
-    let mut others: Vec<&Member> =
-        members.iter().filter(|member| !member.is_learner && member.id != me).collect();
-    others.sort_by(|one, other| one.name.cmp(&other.name));
-    others
-}
-
-/// There are more voters than there should be: one of them stands by from now on, the last by name.
-async fn take_a_vote(registry: &Registry, members: &[Member]) -> Result<(), RegistryError> {
-    for member in other_voters(registry, members).into_iter().rev() {
-        let demote = MembershipRequest::Demote { id: member.id, silent_nanos: 0 };
-        if change(registry, demote).await? {
-            tracing::info!(name = member.name, member = %member.id, "took a machine's vote: there are too many");
-            return Ok(());
+/// Makes the first of these changes that is not refused.
+async fn change_one(
+    registry: &Registry,
+    changes: Vec<MembershipRequest>,
+) -> Result<Option<MembershipRequest>, RegistryError> {
+    for request in changes {
+        match registry.handle.change_membership(request.clone()).await {
+            Ok(_) => return Ok(Some(request)),
+            Err(RequestError::Refused { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A voter that was silent for longer than the cluster's promotion delay stands by from now on, where a standby is
@@ -164,16 +145,13 @@ async fn replace_silent(
     }
     let delay = Duration::from_secs_f64(registry.settings(founded).await?.promote_delay_seconds);
     let silent_nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-    for member in other_voters(registry, members) {
-        if change(registry, MembershipRequest::Demote { id: member.id, silent_nanos }).await? {
-            tracing::warn!(
-                name = member.name,
-                member = %member.id,
-                ?delay,
-                "took a machine's vote: nothing was heard of it for longer than the promotion delay"
-            );
-            return Ok(());
-        }
+    let changes = votes::of_silent(members, registry.handle.identity().member, silent_nanos);
+    if let Some(changed) = change_one(registry, changes).await? {
+        tracing::warn!(
+            ?changed,
+            ?delay,
+            "took a machine's vote: nothing was heard of it for longer than the promotion delay"
+        );
     }
     Ok(())
 }
