@@ -97,6 +97,13 @@ impl Plan {
         }
     }
 
+    /// A plan for a world in which members join by request.
+    pub fn draw_for_joins(rng: &mut Rng) -> Self {
+        let plan = Self::draw_for_members(rng);
+        let founders = *rng.pick(&[1, 1, 2, 3, 3]);
+        Self { founders, members: founders + rng.between(2, 4) as usize, ..plan }
+    }
+
     /// How the network behaves during the storm.
     pub fn network_faults(&self, rng: &mut Rng) -> NetworkFaults {
         if !self.lossy {

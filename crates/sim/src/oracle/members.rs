@@ -16,6 +16,10 @@ struct Known {
     learner: bool,
     incarnation: Incarnation,
     urls: Vec<String>,
+    name: String,
+    /// A learner that is to vote, and one that has not said that it started.
+    wants_vote: bool,
+    is_joining: bool,
 }
 
 /// Counts of what the log did to the list.
@@ -23,6 +27,7 @@ struct Known {
 pub struct MemberCounts {
     pub joined: u64,
     pub promoted: u64,
+    pub demoted: u64,
     pub removed: u64,
     pub refused: u64,
     pub compared: u64,
@@ -51,6 +56,9 @@ impl MembersOracle {
                     learner: member.is_learner,
                     incarnation: member.incarnation,
                     urls: member.peer_urls.clone(),
+                    name: member.name.clone(),
+                    wants_vote: member.wants_vote,
+                    is_joining: member.is_joining,
                 };
                 (member.id, known)
             })
@@ -69,16 +77,53 @@ impl MembersOracle {
 
     fn carry_out(&mut self, index: LogIndex, request: &MembershipRequest) -> bool {
         match request {
-            MembershipRequest::Add { id, peer_urls, is_learner, .. } => {
+            MembershipRequest::Add { id, name, peer_urls, is_learner } => {
                 let taken = self.members.values().any(|m| m.urls.iter().any(|url| peer_urls.contains(url)));
                 if self.members.contains_key(id) || self.removed.contains(id) || taken {
                     return false;
                 }
                 self.counts.joined += 1;
-                let known =
-                    Known { learner: *is_learner, incarnation: Incarnation::ZERO, urls: peer_urls.clone() };
+                let known = Known {
+                    learner: *is_learner,
+                    incarnation: Incarnation::ZERO,
+                    urls: peer_urls.clone(),
+                    name: name.clone(),
+                    wants_vote: false,
+                    is_joining: false,
+                };
                 self.members.insert(*id, known);
                 true
+            }
+            MembershipRequest::Join { id, name, incarnation, peer_urls, wants_vote, .. } => {
+                let taken = self
+                    .members
+                    .values()
+                    .any(|m| m.name == *name || m.urls.iter().any(|url| peer_urls.contains(url)));
+                if self.members.contains_key(id) || self.removed.contains(id) || taken {
+                    return false;
+                }
+                self.counts.joined += 1;
+                let known = Known {
+                    learner: true,
+                    incarnation: *incarnation,
+                    urls: peer_urls.clone(),
+                    name: name.clone(),
+                    wants_vote: *wants_vote,
+                    is_joining: true,
+                };
+                self.members.insert(*id, known);
+                true
+            }
+            MembershipRequest::Demote { id, .. } => {
+                let voters = self.members.values().filter(|known| !known.learner).count();
+                match self.members.get_mut(id) {
+                    Some(known) if !known.learner && voters > 1 => {
+                        known.learner = true;
+                        self.counts.demoted += 1;
+                        true
+                    }
+                    _ => false,
+                }
             }
             MembershipRequest::Remove { id } => {
                 let there = self.members.remove(id).is_some();
@@ -92,6 +137,8 @@ impl MembersOracle {
             MembershipRequest::Promote { id } => match self.members.get_mut(id) {
                 Some(known) if known.learner => {
                     known.learner = false;
+                    known.wants_vote = false;
+                    known.is_joining = false;
                     self.counts.promoted += 1;
                     self.promoted.push((*id, index));
                     true
@@ -107,12 +154,15 @@ impl MembersOracle {
                 }
                 _ => false,
             },
-            MembershipRequest::Publish { id, .. } => self.members.contains_key(id),
-            MembershipRequest::Update { .. }
-            | MembershipRequest::Join { .. }
-            | MembershipRequest::Demote { .. } => {
-                unreachable!("nobody asks for that in the simulator")
-            }
+            MembershipRequest::Publish { id, name, .. } => match self.members.get_mut(id) {
+                Some(known) => {
+                    known.name.clone_from(name);
+                    known.is_joining = false;
+                    true
+                }
+                None => false,
+            },
+            MembershipRequest::Update { .. } => unreachable!("nobody asks for that in the simulator"),
         }
     }
 
@@ -165,6 +215,24 @@ impl MembersOracle {
     pub fn with_url(&self, url: &str) -> Option<MemberId> {
         let found = self.members.iter().find(|(_, known)| known.urls.iter().any(|u| u == url));
         found.map(|(id, _)| *id)
+    }
+
+    /// The member that has this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<MemberId> {
+        self.members.iter().find(|(_, known)| known.name == name).map(|(id, _)| *id)
+    }
+
+    /// How many there ever were.
+    #[must_use]
+    pub fn ever(&self) -> usize {
+        self.members.len() + self.removed.len()
+    }
+
+    /// How many have not started yet, or wait for their vote.
+    #[must_use]
+    pub fn on_their_way(&self) -> usize {
+        self.members.values().filter(|known| known.is_joining || known.learner && known.wants_vote).count()
     }
 
     #[must_use]

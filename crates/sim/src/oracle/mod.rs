@@ -97,6 +97,8 @@ pub struct Oracle {
     pub tree: TreeOracle,
     pub members: MembersOracle,
     pub counts: Counts,
+    /// Commands of users, members' own requests aside.
+    commands: u64,
 }
 
 /// What the oracles looked at.
@@ -197,6 +199,7 @@ impl Oracle {
         );
         self.stamps = stamps;
         let mut expected = None;
+        self.commands += u64::from(envelope.model != ModelId::MEMBER);
         if envelope.model == ModelId::MEMBER {
             let request =
                 MembershipRequest::decode(&envelope.command).map_err(|error| undecodable(&error))?;
@@ -289,6 +292,12 @@ impl Oracle {
         let entered = self.asked.remove(&origin).is_some_and(|asked| asked.entered);
         ensure!(entered, "the change {origin:?} was acknowledged, yet nobody committed it");
         Ok(())
+    }
+
+    /// Whether anybody ever had a command committed.
+    #[must_use]
+    pub fn holds_anything(&self) -> bool {
+        self.commands > 0
     }
 
     /// Whether a request is in the log.

@@ -16,6 +16,7 @@ use quorate_store::{Pin, Store};
 
 use bytes::Bytes;
 
+use super::founding::CLUSTER;
 use super::member::Input;
 use super::tree::TreeClient;
 use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World};
@@ -102,6 +103,12 @@ impl Client {
 }
 
 impl World {
+    /// The stages of a member that clients may ask: one of the cluster that was there from the start.
+    pub(super) fn serving_clients(&self, member: usize) -> Option<&super::member::Running> {
+        let machine = &self.machines[member];
+        machine.serving(self.events.now()).filter(|_| machine.identity.cluster == CLUSTER)
+    }
+
     /// A client asks for something, unless it waits for an answer or nobody is to ask any more.
     pub(super) fn client_turn(&mut self, client: usize) -> Checked {
         if self.draining || self.clients[client].pending.is_some() {
@@ -114,11 +121,13 @@ impl World {
         }
         let member = this.at;
         let judged = !(self.options.mutant.is_one_members_own() && member == 1);
-        if self.machines[member].serving(self.events.now()).is_none() || !judged {
+        if self.serving_clients(member).is_none() || !judged {
+            let this = &mut self.clients[client];
             this.at = this.rng.below(members) as usize;
             self.events.after(10 * MILLI, Event::Client { client });
             return Ok(());
         }
+        let this = &mut self.clients[client];
         this.operation += 1;
         let operation = this.operation;
         if let Some(wish) = this.tree.wishes.draw() {
@@ -350,14 +359,18 @@ impl World {
     fn watch_some(&mut self, client: usize) -> Checked {
         let members = self.plan.members as u64;
         let this = &mut self.clients[client];
-        if this.rng.one_in(30) || self.machines[this.watches_at].serving(self.events.now()).is_none() {
+        let moves = this.rng.one_in(30);
+        let at = this.watches_at;
+        if moves || self.serving_clients(at).is_none() {
+            let this = &mut self.clients[client];
             this.watches_at = this.rng.below(members) as usize;
         }
+        let this = &mut self.clients[client];
         let member = this.watches_at;
         if !self.is_judged(member) {
             return Ok(());
         }
-        let Some(running) = self.machines[member].serving(self.events.now()) else { return Ok(()) };
+        let Some(running) = self.serving_clients(member) else { return Ok(()) };
         let store = &running.stages.store;
         let mut watched = self.clients[client].watched.clone();
         let _pin = store.pin();
@@ -442,6 +455,7 @@ impl World {
     /// All members stand at one index: they must hold the same, and it must be what the log says. Watchers get the rest.
     pub(super) fn compare_all(&mut self) -> Checked {
         let everything = RangeQuery::new(Bytes::from_static(b"\0"), RangeEnd::Unbounded);
+        self.compare_others()?;
         if self.operator.is_some() {
             for member in (0..self.plan.members).filter(|member| !self.is_member(*member)).collect::<Vec<_>>()
             {
@@ -524,7 +538,7 @@ fn load_event(store: &Store, event: KeyEvent) -> Result<KeyEvent, KeysError> {
     Ok(KeyEvent { kv: load_kv(store, event.kv)?, previous, ..event })
 }
 
-fn load_range(store: &Store, reply: RangeReply) -> Result<RangeReply, KeysError> {
+pub(super) fn load_range(store: &Store, reply: RangeReply) -> Result<RangeReply, KeysError> {
     let kvs: Result<Vec<_>, _> = reply.kvs.into_iter().map(|kv| load_kv(store, kv)).collect();
     Ok(RangeReply { kvs: kvs?, ..reply })
 }

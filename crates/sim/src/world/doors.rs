@@ -99,6 +99,9 @@ impl World {
             Shut::Wiped { .. } => self.count("handshake: refused, wiped"),
             Shut::Removed { .. } => self.count("handshake: refused, removed"),
             Shut::NotMe { .. } => self.count("handshake: refused, another is meant"),
+            Shut::Cluster { theirs, me, .. } if theirs != &me.cluster && self.newcomers.is_some() => {
+                self.count("handshake: refused, of another cluster");
+            }
             Shut::Version { .. } | Shut::Cluster { .. } => {
                 return Err(Violation(format!("all are of one cluster, yet m{member} says: {shut}")));
             }
@@ -193,6 +196,9 @@ impl World {
     }
 
     pub(super) fn replied(&mut self, to: usize, ask: u64, reply: Reply) {
+        if Self::is_about_joining(ask) {
+            return self.send_reply(ask, reply);
+        }
         let Some((from, epoch)) = self.questions.remove(&ask) else { return };
         let Reply::Members(Told { by, members, .. }) = reply else { return };
         let now = self.events.now();

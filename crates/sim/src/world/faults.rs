@@ -11,7 +11,7 @@ use quorate_models::Feeds;
 use super::clients::Delivery;
 use super::founding::Begins;
 use super::member::{Input, Running, Stage};
-use super::{Event, HEAL_NANOS_MAX, MILLI, SECOND, World};
+use super::{Event, MILLI, SECOND, World};
 use crate::disk::{CrashKind, DiskFaults, Rot};
 use crate::nemesis::{Damage, Fault, Shape};
 use crate::network::NetworkFaults;
@@ -98,6 +98,7 @@ impl World {
         };
         let feeds = Feeds::new(self.settings.feed_bytes_max);
         let come_and_go = self.operator.is_some();
+        let told_removed = self.is_told_that_it_was_removed(member);
         let machine = &mut self.machines[member];
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
         let opened = open(&disk, &disk, config, founding.as_ref(), feeds.clone(), machine.now(now));
@@ -113,6 +114,14 @@ impl World {
         let ready_at = machine.disk.busy_until();
         match opened {
             Ok(stages) => {
+                if machine.asks_anew(&stages.members) || told_removed {
+                    drop(stages);
+                    return self.begin_anew(member);
+                }
+                if come_and_go && self.newcomers.is_some() {
+                    self.came_back(member, stages.identity, &stages.members)?;
+                }
+                let machine = &mut self.machines[member];
                 ensure!(
                     stages.identity == machine.identity,
                     "member {member} came back as {:?}, not as {:?}",
@@ -199,6 +208,7 @@ impl World {
             machine.clock.reboot(now, self.rng.between(SECOND, 100 * SECOND));
         }
         self.network.break_all(member);
+        self.hosting_ended(member);
         let gone: Vec<_> =
             self.asked.range((member, epoch, 0)..=(member, epoch, u64::MAX)).map(|(k, v)| (*k, *v)).collect();
         for (key, (client, operation)) in gone {
@@ -352,7 +362,7 @@ impl World {
             machine.crash_on_vote = None;
             machine.vote_race = None;
         }
-        self.events.after(HEAL_NANOS_MAX, Event::Deadline);
+        self.events.after(self.heal_nanos_max(), Event::Deadline);
     }
 
     /// A member says that it no longer serves. It must have a reason that the simulator knows of; its operator starts

@@ -16,7 +16,7 @@ use super::member::Input;
 use super::{Event, Kind, World, member_id};
 use crate::oracle::Checked;
 
-const CLUSTER: ClusterId = ClusterId(77);
+pub(super) const CLUSTER: ClusterId = ClusterId(77);
 /// The member of a machine that stands empty.
 pub(super) const NOBODY: Identity =
     Identity { cluster: CLUSTER, member: MemberId::ZERO, incarnation: Incarnation::ZERO };
@@ -44,7 +44,7 @@ fn members(founders: usize) -> MemberList {
 /// need learn them.
 pub(super) fn founders(kind: Kind, founders: usize) -> MemberList {
     match kind {
-        Kind::Members => members(founders),
+        Kind::Members | Kind::Joins => members(founders),
         Kind::Fixed => members(founders).with_incarnations(|id| Some(Incarnation(999 + id.0))),
     }
 }
@@ -63,9 +63,11 @@ impl World {
     pub(super) fn begins(&mut self, member: usize, wal: &quorate_wal::Config) -> Begins {
         let identity = self.machines[member].identity;
         if !self.machines[member].joins {
-            let kind = if self.operator.is_some() { Kind::Members } else { Kind::Fixed };
-            let members = founders(kind, self.plan.founders);
+            let members = founders(self.kind, self.plan.founders);
             return Begins::With(Some(Founding::Found { identity, members }));
+        }
+        if self.joins_by_request() {
+            return self.begins_newcomer(member, wal);
         }
         let disk: Arc<dyn Disk> = Arc::new(self.machines[member].disk.clone());
         let Ok(exists) = Wal::exists(disk.as_ref(), wal) else { return Begins::Later };
@@ -120,12 +122,6 @@ impl World {
         }
         self.is_now(member, &offer);
         Begins::With(None)
-    }
-
-    fn is_now(&mut self, member: usize, offer: &Offer) {
-        let machine = &mut self.machines[member];
-        machine.identity =
-            Identity { cluster: offer.cluster, member: offer.member, incarnation: offer.incarnation };
     }
 
     /// A member that starts tells its log loop whom it met in earlier runs.

@@ -10,6 +10,7 @@ use quorate_ids::{LogIndex, MemberId, Monotonic, WallTime};
 use quorate_member::core::{
     ApplyInput, CheckpointInput, LogBatch, LogInput, Mended, Now, Stages, TransferInput,
 };
+use quorate_member::joining::{Asking, Offer};
 use quorate_member::{Identity, Member, MemberList, PeerBook, Status};
 use quorate_models::Feeds;
 use quorate_store::Location;
@@ -107,6 +108,18 @@ pub struct Machine {
     pub identity: Identity,
     /// Its member was added to a cluster that ran already.
     pub joins: bool,
+    /// The cluster of its own that its settings have it found.
+    pub founded: Option<Identity>,
+    /// What its member said that it moved to.
+    pub moved: Option<Offer>,
+    /// The name in its settings, where that is not its own.
+    pub called: Option<String>,
+    /// What its member said that it does not become.
+    pub refused: Option<MemberId>,
+    /// It asks to be admitted whenever it has no member.
+    pub asks: bool,
+    /// It has no member yet, and asks for one.
+    pub asking: Option<Asking>,
     /// Its disk was lost since its member first started.
     pub wiped: bool,
     /// The newest list that its member durably knows.
@@ -142,6 +155,11 @@ impl Machine {
     /// The stages of a member that runs and is open.
     pub fn serving(&self, at: u64) -> Option<&Running> {
         self.running.as_deref().filter(|running| running.ready_at <= at)
+    }
+
+    /// Whether its member, which starts with this list, was removed and asks to be admitted anew.
+    pub fn asks_anew(&self, list: &MemberList) -> bool {
+        self.joins && self.founded.is_none() && self.asks && list.was_removed(self.identity.member)
     }
 
     /// The member's own time.

@@ -4,11 +4,14 @@
 //! step's disk calls are complete in virtual time, after a delay that the seed draws, so stages interleave as threads
 //! would. A crash drops the structs and whatever was under way.
 
+mod arrivals;
 mod clients;
 mod doors;
 mod faults;
 mod founding;
+mod hosting;
 mod member;
+mod newcomers;
 mod operator;
 mod scrub;
 mod stages;
@@ -18,8 +21,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_ids::{LogIndex, MemberId};
+use quorate_ids::{ClusterId, LogIndex, MemberId};
 use quorate_member::MemberList;
+use quorate_member::joining::{Offer, Reply};
 
 use crate::clock::Clock;
 use crate::disk::{CrashKind, Latency, SimDisk};
@@ -73,6 +77,37 @@ enum Event {
         to: usize,
         of: MemberId,
     },
+    /// Somebody's question about joining arrives, is answered, or the connection breaks.
+    Put {
+        ask: u64,
+    },
+    Reply {
+        ask: u64,
+        reply: Reply,
+    },
+    NoReply {
+        ask: u64,
+    },
+    /// An admission goes on after a pause.
+    Paused {
+        admission: u64,
+        epoch: u64,
+    },
+    /// A newcomer asks its peers once more.
+    AskAgain {
+        machine: usize,
+        epoch: u64,
+    },
+    /// The record of a move to another cluster is durable, or can't be written.
+    Moved {
+        member: usize,
+        epoch: u64,
+        ask: u64,
+        offer: Offer,
+        reply: Reply,
+    },
+    /// Time to look at who has to be made known, and who votes.
+    Look,
     /// The operator looks at the cluster.
     Operator,
     /// The operator hears of its change, or loses patience.
@@ -164,6 +199,7 @@ impl Settings {
 /// See the module.
 pub struct World {
     options: Options,
+    kind: Kind,
     plan: Plan,
     settings: Settings,
     rng: Rng,
@@ -175,13 +211,17 @@ pub struct World {
     numbers: BTreeMap<MemberId, usize>,
     /// Where members come and go: who has it done.
     operator: Option<operator::Operator>,
+    /// Where members join by request: who does.
+    newcomers: Option<newcomers::Newcomers>,
+    /// What holds in the clusters besides the first.
+    lone: BTreeMap<ClusterId, Oracle>,
     /// Questions of members that wait for an answer: who asked, in which run.
     questions: BTreeMap<u64, (usize, u64)>,
     clients: Vec<Client>,
     /// Who waits for the answer to a request of a member's run.
     asked: BTreeMap<(usize, u64, u64), (usize, u64)>,
     oracle: Oracle,
-    leaders: BTreeMap<u64, MemberId>,
+    leaders: BTreeMap<(ClusterId, u64), MemberId>,
     storm: bool,
     /// The last phase: nobody asks for anything any more, all members come to the same end.
     draining: bool,
@@ -199,6 +239,8 @@ pub enum Kind {
     Fixed,
     /// Members come and go.
     Members,
+    /// Members join by request, or give up a cluster of their own to join.
+    Joins,
 }
 
 /// Runs one seed to its end, with the members that found the cluster.
@@ -221,6 +263,7 @@ impl World {
         let plan = match kind {
             Kind::Fixed => Plan::draw(&mut rng),
             Kind::Members => Plan::draw_for_members(&mut rng),
+            Kind::Joins => Plan::draw_for_joins(&mut rng),
         };
         let settings = Settings::draw(&mut rng);
         let mut network = SimNetwork::new(rng.fork(1), rng.between(50_000, 2 * MILLI));
@@ -233,6 +276,12 @@ impl World {
                 Machine {
                     identity: if founds { founding::identity(member) } else { founding::NOBODY },
                     joins: !founds,
+                    founded: None,
+                    moved: None,
+                    asks: false,
+                    called: None,
+                    refused: None,
+                    asking: None,
                     wiped: false,
                     kept: Arc::new(MemberList::default()),
                     log_end: LogIndex::ZERO,
@@ -270,7 +319,9 @@ impl World {
             network,
             machines,
             numbers: (0..plan.founders).map(|member| (member_id(member), member)).collect(),
-            operator: (kind == Kind::Members).then(|| operator::Operator::new(rng.fork(3), &plan)),
+            operator: (kind != Kind::Fixed).then(|| operator::Operator::new(rng.fork(3), &plan)),
+            newcomers: (kind == Kind::Joins).then(|| newcomers::Newcomers::draw(options.seed, plan.wipes)),
+            lone: BTreeMap::new(),
             questions: BTreeMap::new(),
             clients,
             asked: BTreeMap::new(),
@@ -283,10 +334,15 @@ impl World {
             scrub_due_at: 0,
             counts: BTreeMap::new(),
             options,
+            kind,
             plan,
             settings,
             rng,
         }
+    }
+
+    fn heal_nanos_max(&self) -> u64 {
+        if self.newcomers.is_some() { newcomers::HEAL_NANOS_MAX } else { HEAL_NANOS_MAX }
     }
 
     fn trace(&self, what: impl FnOnce() -> String) {
@@ -311,6 +367,9 @@ impl World {
         }
         if self.operator.is_some() {
             self.events.at(0, Event::Operator);
+        }
+        if self.newcomers.is_some() {
+            self.events.at(0, Event::Look);
         }
         for client in 0..self.clients.len() {
             self.events.at(0, Event::Client { client });
@@ -342,14 +401,30 @@ impl World {
             Event::Frame { from, to, sent, bytes } => self.arrived(from, to, sent, bytes),
             Event::Tell { member, epoch, seq, delivery } => match self.asked.remove(&(member, epoch, seq)) {
                 Some((operator::CLIENT, operation)) => self.changed(operation, delivery),
+                Some((newcomers::WRITER, operation)) => self.written_alone(operation, delivery),
+                Some((hosting::HOST, operation)) => self.admission_heard(operation, delivery),
                 Some((client, operation)) => self.heard(client, operation, delivery),
                 None => Ok(()),
             },
             Event::Question { from, from_epoch, to, of } => self.questioned(from, from_epoch, to, of),
+            Event::Put { ask } => self.question_put(ask),
+            Event::Reply { ask, reply } => self.reply_came(ask, Ok(reply)),
+            Event::NoReply { ask } => self.reply_came(ask, Err("the connection broke".to_owned())),
+            Event::Paused { admission, epoch } => self.admission_paused(admission, epoch),
+            Event::AskAgain { machine, epoch } => self.ask_again(machine, epoch),
+            Event::Moved { member, epoch, ask, offer, reply } => self.moved(member, epoch, ask, offer, reply),
+            Event::Look => self.newcomers_look(),
+            Event::Operator if self.newcomers.is_some() => self.newcomers_turn(),
             Event::Operator => self.operator_turn(),
             Event::Changed { operation, delivery } => self.changed(operation, delivery),
             Event::Heard { client: operator::CLIENT, operation, delivery } => {
                 self.changed(operation, delivery)
+            }
+            Event::Heard { client: newcomers::WRITER, operation, delivery } => {
+                self.written_alone(operation, delivery)
+            }
+            Event::Heard { client: hosting::HOST, operation, delivery } => {
+                self.admission_heard(operation, delivery)
             }
             Event::Heard { client, operation, delivery } => self.heard(client, operation, delivery),
             Event::Client { client } => self.client_turn(client),
@@ -398,7 +473,7 @@ impl World {
                 Ok(())
             }
             Event::Deadline => {
-                let seconds = HEAL_NANOS_MAX / SECOND;
+                let seconds = self.heal_nanos_max() / SECOND;
                 Err(Violation(format!(
                     "not all members serve and agree {seconds} s after the faults ended: {}",
                     self.describe()
@@ -425,7 +500,8 @@ impl World {
                 if self.operator.is_some() { format!(" ({})", self.id_of(member)) } else { String::new() };
             one((member, m)) + &identity
         };
-        self.machines.iter().enumerate().map(one).collect()
+        let hosting = self.newcomers.as_ref().map(|newcomers| newcomers.describe()).unwrap_or_default();
+        self.machines.iter().enumerate().map(one).chain([hosting]).collect()
     }
 
     /// Everybody is up (or given up with reason), idle, and at the end of the log; no lease is left.
@@ -435,6 +511,7 @@ impl World {
         self.asked.is_empty()
             && self.oracle.reference().leases() == 0
             && self.oracle.tree.reference().next_deadline().is_none()
+            && (self.newcomers.is_none() || (self.all_are_home() && self.others_settled()))
             && self.machines.iter().enumerate().all(|(member, machine)| match &machine.running {
                 _ if !expected(member) => true,
                 Some(running) => {
@@ -471,6 +548,7 @@ impl World {
             for (name, count) in [
                 ("members: joined", members.joined),
                 ("members: promoted", members.promoted),
+                ("members: demoted", members.demoted),
                 ("members: removed", members.removed),
                 ("oracle: member lists compared", members.compared),
             ] {

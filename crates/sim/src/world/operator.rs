@@ -15,6 +15,7 @@ use quorate_member::{MemberList, MembershipRequest, RequestError};
 use super::clients::Delivery;
 use super::founding::{NOBODY, url};
 use super::member::Input;
+use super::newcomers::Way;
 use super::{Event, MILLI, SECOND, World};
 use crate::disk::CrashKind;
 use crate::nemesis::Plan;
@@ -50,6 +51,11 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// Whether a change is under way.
+    pub fn is_busy(&self) -> bool {
+        self.pending.is_some()
+    }
+
     pub fn new(mut rng: Rng, plan: &Plan) -> Self {
         Self {
             every_nanos: *rng.pick(&[200 * MILLI, 600 * MILLI, 2 * SECOND]),
@@ -149,7 +155,7 @@ impl World {
         self.change(MembershipRequest::Add { id, name: String::new(), peer_urls, is_learner })
     }
 
-    fn remove(&mut self, id: MemberId) -> Checked {
+    pub(super) fn remove(&mut self, id: MemberId) -> Checked {
         // A member that is away has to find one again that it knows, or it must be replaced itself.
         let stay: Vec<MemberId> = [self.oracle.members.voters(), self.oracle.members.learners()].concat();
         let stay: Vec<MemberId> = stay.into_iter().filter(|other| *other != id).collect();
@@ -168,9 +174,8 @@ impl World {
 
     /// Asks for a change, through any member that runs.
     fn change(&mut self, request: MembershipRequest) -> Checked {
-        let now = self.events.now();
         let serving: Vec<usize> =
-            (0..self.plan.members).filter(|member| self.machines[*member].serving(now).is_some()).collect();
+            (0..self.plan.members).filter(|member| self.serving_clients(*member).is_some()).collect();
         let Some(operator) = &mut self.operator else { return Ok(()) };
         if serving.is_empty() {
             return Ok(());
@@ -249,7 +254,7 @@ impl World {
     }
 
     /// Whether a majority of the voters durably knows that the member of this machine was removed.
-    fn others_know(&self, member: usize) -> bool {
+    pub(super) fn others_know(&self, member: usize) -> bool {
         let id = self.id_of(member);
         let voters = self.oracle.members.voters();
         let know = voters.iter().filter(|voter| {
@@ -339,7 +344,9 @@ impl World {
         self.trace(|| format!("m{member} ends: it was removed"));
         self.count("members: ended");
         self.crash(member, CrashKind::Process, 300 * MILLI);
-        self.machines[member].given_up = true;
+        // One that asks to be admitted is started again, and asks anew.
+        let asks = self.newcomers.as_ref().is_some_and(|newcomers| newcomers.way == Way::Asks);
+        self.machines[member].given_up = !asks;
         Ok(())
     }
 
@@ -360,6 +367,9 @@ impl World {
 
     /// Every member is started, none is wiped, and nothing is under way.
     pub(super) fn is_staffed(&self) -> bool {
+        if self.newcomers.is_some() {
+            return self.all_are_home();
+        }
         let idle = self.operator.as_ref().is_none_or(|operator| operator.pending.is_none());
         let all = [self.oracle.members.voters(), self.oracle.members.learners()].concat();
         idle && all.iter().all(|id| {

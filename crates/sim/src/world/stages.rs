@@ -148,7 +148,8 @@ impl World {
             LogOutput::Apply(input) => {
                 if let quorate_member::core::ApplyInput::Entries(entries) = &input {
                     for committed in entries {
-                        self.oracle.committed(member, &committed.entry, self.events.now())?;
+                        let now = self.events.now();
+                        self.oracle_at(member).committed(member, &committed.entry, now)?;
                     }
                     self.judge_promotions()?;
                 }
@@ -184,12 +185,9 @@ impl World {
                 }
             }
             LogOutput::JoinReply { ask, reply } => self.replied(member, ask, reply),
-            // No newcomer asks to join in this world.
-            LogOutput::MayStop
-            | LogOutput::Event(_)
-            | LogOutput::AnswerLog { .. }
-            | LogOutput::Invite { .. }
-            | LogOutput::GiveUp { .. } => {}
+            LogOutput::Invite { urls, offer } => self.invite(member, &urls, offer),
+            LogOutput::GiveUp { ask, offer } => return self.give_up(member, at, ask, offer),
+            LogOutput::MayStop | LogOutput::Event(_) | LogOutput::AnswerLog { .. } => {}
             LogOutput::Removed => return self.member_ended(member),
         }
         Ok(())
@@ -199,7 +197,8 @@ impl World {
         self.trace(|| format!("m{member} {status:?}"));
         if status.is_leader {
             let id = self.id_of(member);
-            let first = *self.leaders.entry(status.term.0).or_insert(id);
+            let cluster = self.machines[member].identity.cluster;
+            let first = *self.leaders.entry((cluster, status.term.0)).or_insert(id);
             ensure!(first == id, "members {first} and {id} both lead in term {}", status.term);
         }
         let Some(running) = &mut self.machines[member].running else { return Ok(()) };
@@ -295,8 +294,9 @@ impl World {
         });
         if let Some(hash) = hash {
             let stage = &running.stages.apply;
-            self.oracle.members.compare(member, applied, stage.members(), stage.membership())?;
-            self.oracle.hash(member, applied, hash)?;
+            let oracle = self.lone.get_mut(&machine.identity.cluster).unwrap_or(&mut self.oracle);
+            oracle.members.compare(member, applied, stage.members(), stage.membership())?;
+            oracle.hash(member, applied, hash)?;
         }
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Apply);

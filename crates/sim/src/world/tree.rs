@@ -156,7 +156,7 @@ impl World {
         if !self.is_judged(member) {
             return Ok(());
         }
-        let Some(running) = self.machines[member].serving(self.events.now()) else { return Ok(()) };
+        let Some(running) = self.serving_clients(member) else { return Ok(()) };
         let store = &running.stages.store;
         let mut watched = self.clients[client].tree.watched.clone();
         let given = match running.feeds.tree.since(watched.next, WATCH_EVENTS_MAX) {

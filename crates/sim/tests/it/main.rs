@@ -1,7 +1,7 @@
 //! The simulator itself: seeds repeat bit for bit, and worlds without faults find nothing.
 
 use quorate_sim::report::{Options, Outcome, guarded, regressions};
-use quorate_sim::{log_world, run_members, world};
+use quorate_sim::{log_world, run_joins, run_members, world};
 
 fn run(world: fn(Options) -> Outcome, seed: u64) -> Outcome {
     let outcome = guarded(Options { seed, ..Options::default() }, world);
@@ -44,6 +44,22 @@ fn members_come_and_go_with_snapshots_wipes_and_power_losses() {
     for seed in [8, 40, 83] {
         let outcome = run(run_members, seed);
         assert!(outcome.faults["members: removed"] > 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_seed_in_which_machines_join_by_request_repeats_bit_for_bit() {
+    let first = run(run_joins, 3);
+    assert!(first.faults["joins: admitted"] > 0, "{first:?}");
+    assert_eq!(first, run(run_joins, 3));
+}
+
+/// Each of these once found what a founder that was killed while it founded, or one whose move could not be noted, did wrong.
+#[test]
+fn machines_join_by_request_with_crashes_and_errors_of_their_disks() {
+    for seed in [9, 28] {
+        let outcome = run(run_joins, seed);
+        assert!(outcome.faults["joins: a founding given up"] > 0, "seed {seed}");
     }
 }
 
