@@ -52,6 +52,8 @@ enum What {
     Mixed,
     /// Store all keys once, by transactions of 100 puts.
     Fill,
+    /// One writer, and watchers of all keys on each endpoint.
+    Watch,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +91,9 @@ struct RunOptions {
     /// Share of gets in mixed load.
     #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
     read_percent: u8,
+    /// Watchers on each endpoint, for watch.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    watchers: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Server processes whose CPU time to sum, comma-separated.
@@ -200,6 +205,7 @@ fn run(options: &RunOptions) -> anyhow::Result<()> {
         What::Range => (Operation::PrefixRange { limit: options.limit, serializable }, Order::Random),
         What::Mixed => (Operation::Mixed { read_percent: options.read_percent, serializable }, Order::Random),
         What::Fill => (Operation::Fill, Order::Sequential),
+        What::Watch => return watch(options),
     };
     let order = if options.sequential { Order::Sequential } else { order };
     let workload = Workload::new(operation, order, options.keys, options.value_size_bytes, options.seed);
@@ -251,6 +257,38 @@ fn run(options: &RunOptions) -> anyhow::Result<()> {
     let bad = outcome.errors + outcome.unfinished;
     let first = outcome.first_error.unwrap_or_default();
     anyhow::ensure!(bad == 0, "{} errors, {} never answered {first}", outcome.errors, outcome.unfinished);
+    Ok(())
+}
+
+fn watch(options: &RunOptions) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.rate.is_none() && options.clients == 1,
+        "watch: one writer, as fast as it is answered"
+    );
+    let workload =
+        Workload::new(Operation::Put, Order::Random, options.keys, options.value_size_bytes, options.seed);
+    let cpu = || options.pids.iter().copied().map(usage::cpu_time).sum::<anyhow::Result<Duration>>();
+    let time = Duration::try_from_secs_f64(options.seconds)?;
+    let watchers = usize::try_from(options.watchers)?;
+    let delivered = fanout::run(&options.endpoints, watchers, &workload, time, cpu)?;
+    let spent = delivered.after?.saturating_sub(delivered.before?);
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+    let (puts, events) = (delivered.puts as f64, delivered.events as f64);
+    let seconds = delivered.elapsed.as_secs_f64();
+    let server_cpu_us = (!options.pids.is_empty()).then(|| spent.as_secs_f64() * 1e6 / events.max(1.0));
+    if options.json {
+        let report = json!({
+            "puts": delivered.puts, "events": delivered.events, "seconds": seconds,
+            "puts_per_second": puts / seconds, "events_per_second": events / seconds,
+            "server_cpu_us": server_cpu_us,
+        });
+        println!("{report:#}");
+        return Ok(());
+    }
+    println!("{:.0} puts and {:.0} events a second, in {seconds:.2} s", puts / seconds, events / seconds);
+    if let Some(server_cpu_us) = server_cpu_us {
+        println!("server CPU: {server_cpu_us:.1} us an event");
+    }
     Ok(())
 }
 

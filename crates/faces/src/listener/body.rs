@@ -40,6 +40,8 @@ pub struct Queue {
     state: Mutex<State>,
     /// The connection took something, or went away.
     taken: Notify,
+    /// It went away. Apart from `taken`, so that who only waits for this is not woken by each piece.
+    gone: Notify,
 }
 
 #[derive(Default)]
@@ -126,7 +128,15 @@ impl Outgoing {
 
     /// Waits until the client is gone.
     pub async fn gone(&self) {
-        while self.below(0).await {}
+        loop {
+            let gone = self.queue.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if self.is_gone() {
+                return;
+            }
+            gone.await;
+        }
     }
 
     /// Ends the answer with these trailers.
@@ -173,6 +183,7 @@ impl Drop for Body {
             state.bytes = 0;
             drop(state);
             queue.taken.notify_waiters();
+            queue.gone.notify_waiters();
         }
     }
 }

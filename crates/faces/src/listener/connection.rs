@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::first_bytes::{self, Rewound, Speaks};
+use super::gathered::gathered;
 use super::{Body, ClientNames, ListenConfig, ThreadFace};
 
 /// Bytes that a client may send on one stream, and on all of a connection, before we have read them.
@@ -27,6 +28,9 @@ const SEND_BUFFER_BYTES_MAX: usize = 1 << 20;
 /// What a client without TLS on a port with it may still send while it is told so: pieces, and time.
 const PLAIN_TEXT_READS_MAX: usize = 64;
 const PLAIN_TEXT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a connection ended, for the log.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who is at the other end, for the log.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +167,7 @@ impl Served {
         let _ = tokio::time::timeout(PLAIN_TEXT_TIMEOUT, answer).await;
     }
 
-    async fn http2<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), hyper::Error>
+    async fn http2<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -180,17 +184,25 @@ impl Served {
             .keep_alive_timeout(config.keepalive_timeout);
         let faces = Arc::clone(&self.faces);
         let service = service_fn(move |request| answer(Arc::clone(&faces), names.clone(), request));
+        let (stream, flusher) = gathered(stream);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut stopping = self.stopping;
         tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+        let ended = tokio::select! {
+            ended = flusher.drive(connection.as_mut()) => Some(ended),
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                flusher.drive(connection).await
+            }
+        };
+        ended.map_err(BoxError::from)?.map_err(BoxError::from)
     }
 
-    async fn http1<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), hyper::Error>
+    async fn http1<S>(self, stream: S, names: Option<ClientNames>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -210,10 +222,10 @@ impl Served {
         let mut stopping = self.stopping;
         tokio::pin!(connection);
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = connection.as_mut() => return ended.map_err(BoxError::from),
             _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        connection.await.map_err(BoxError::from)
     }
 }
 

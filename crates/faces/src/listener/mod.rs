@@ -13,6 +13,7 @@
 mod body;
 mod connection;
 mod first_bytes;
+mod gathered;
 mod handed;
 mod open_files;
 mod seldom;
