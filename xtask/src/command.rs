@@ -39,6 +39,13 @@ pub fn in_ci() -> bool {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments);
+    // What cargo tells this program of itself would count as changed inputs of others' build scripts: crates that a plain
+    // cargo has built would be built again, and again by the next plain cargo.
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| of_this_package(name)).for_each(|name| {
+        command.env_remove(name);
+    });
     if in_ci() {
         // Nothing there is built twice, and what a second build would use costs gigabytes of disk.
         command.env("CARGO_INCREMENTAL", "0");
