@@ -102,6 +102,7 @@ fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
         outputs,
         rotation: None,
     })?;
+    process::raise_open_files();
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let settings = environment.settings.clone();

@@ -134,6 +134,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&options.data_dir).with_context(|| {
         format!("cannot create {}; choose another folder with --data-dir", options.data_dir.display())
     })?;
+    process::raise_open_files();
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let mut servers = Vec::new();

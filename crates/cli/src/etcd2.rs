@@ -61,6 +61,7 @@ fn run(values: &Values, config: &Config, chosen: Option<Notice>) -> anyhow::Resu
         warn!("starting afresh, as asked: what {} holds is removed", config.data_dir.display());
         wipe(&config.data_dir)?;
     }
+    process::raise_open_files();
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let starting = {

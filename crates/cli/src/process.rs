@@ -5,8 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The signals that ask the process to end.
 pub struct StopSignals {
@@ -49,6 +50,34 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the main runtime")
+}
+
+/// Lifts this process's limit on open files to what it may have, as etcd's runtime does: what a shell gives by default is
+/// for programs that fear `select`, and too little for a server's clients.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        debug!(open_files = shown(limit.maximum), "the limit on open files is what it may be");
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => debug!(
+            from = shown(limit.current),
+            to = shown(limit.maximum),
+            "raised the limit on open files to the hard one"
+        ),
+        Err(error) => debug!(
+            open_files = shown(limit.current),
+            hard = shown(limit.maximum),
+            %error,
+            "the limit on open files stays as it was"
+        ),
+    }
+}
+
+fn shown(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
 /// Tells systemd that the service is up, if it asked to be told.

@@ -62,6 +62,7 @@ fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         }
     }
     let name = settings.config.name().to_owned();
+    process::raise_open_files();
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let server = Server::start(settings.config)?;

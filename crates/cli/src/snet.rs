@@ -67,6 +67,7 @@ fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         warn!("{notice}");
     }
     let log = tracing::dispatcher::get_default(Clone::clone);
+    process::raise_open_files();
     process::runtime()?.block_on(async {
         let mut signals = StopSignals::install()?;
         let server = tokio::select! {
