@@ -35,9 +35,10 @@ pub enum LeaseLost {
     NotRenewed,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
-    Alive { ttl_seconds: i64 },
+    /// As of this renewal.
+    Alive(LeaseKeepAliveResponse),
     Lost(LeaseLost),
 }
 
@@ -59,8 +60,14 @@ impl KeepAlive {
     /// The time to live that the last renewal gave; `None` once the lease is lost.
     #[must_use]
     pub fn ttl_seconds(&self) -> Option<i64> {
-        match *self.state.borrow() {
-            State::Alive { ttl_seconds } => Some(ttl_seconds),
+        self.last_renewal().map(|renewal| renewal.ttl)
+    }
+
+    /// The last renewal as it was answered, with its header; `None` once the lease is lost.
+    #[must_use]
+    pub fn last_renewal(&self) -> Option<LeaseKeepAliveResponse> {
+        match &*self.state.borrow() {
+            State::Alive(renewal) => Some(*renewal),
             State::Lost(_) => None,
         }
     }
@@ -81,9 +88,9 @@ impl KeepAlive {
         if self.state.changed().await.is_err() {
             return Err(LeaseLost::NotRenewed);
         }
-        match *self.state.borrow_and_update() {
-            State::Alive { ttl_seconds } => Ok(ttl_seconds),
-            State::Lost(why) => Err(why),
+        match &*self.state.borrow_and_update() {
+            State::Alive(renewal) => Ok(renewal.ttl),
+            State::Lost(why) => Err(*why),
         }
     }
 }
@@ -103,9 +110,14 @@ struct Renewals {
 impl Client {
     /// Renews a lease once, and answers the time to live it has now.
     pub async fn lease_keep_alive_once(&self, id: i64) -> Result<i64, Error> {
+        Ok(self.lease_keep_alive_once_answer(id).await?.ttl)
+    }
+
+    /// The same as it was answered, with its header.
+    pub async fn lease_keep_alive_once_answer(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
         let deadline = Instant::now() + self.inner.request_timeout;
-        let (ttl_seconds, _, _) = self.renew_by(id, deadline).await?;
-        Ok(ttl_seconds)
+        let (renewal, _, _) = self.renew_by(id, deadline).await?;
+        Ok(renewal)
     }
 
     /// Renews a lease now and then goes on renewing it in the background until the handle is dropped. Fails with
@@ -124,15 +136,20 @@ impl Client {
     /// ```
     pub async fn lease_keep_alive(&self, id: i64) -> Result<KeepAlive, Error> {
         let deadline = Instant::now() + self.inner.request_timeout;
-        let (ttl_seconds, sent, renewals) = self.renew_by(id, deadline).await?;
-        let (state, receiver) = watch::channel(State::Alive { ttl_seconds });
+        let (renewal, sent, renewals) = self.renew_by(id, deadline).await?;
+        let ttl_seconds = renewal.ttl;
+        let (state, receiver) = watch::channel(State::Alive(renewal));
         let keeper = Keeper { client: self.clone(), id, ttl_seconds, sent, state };
         let task = tokio::spawn(keeper.run(renewals));
         Ok(KeepAlive { id, state: receiver, task })
     }
 
-    /// Renews a lease with any member that can. Answers the TTL, when the request was sent, and the open stream.
-    async fn renew_by(&self, id: i64, deadline: Instant) -> Result<(i64, Instant, Renewals), Error> {
+    /// Renews a lease with any member that can. What was answered, when the request was sent, and the open stream.
+    async fn renew_by(
+        &self,
+        id: i64,
+        deadline: Instant,
+    ) -> Result<(LeaseKeepAliveResponse, Instant, Renewals), Error> {
         let mut backoff = Backoff::new();
         loop {
             let attempt =
@@ -152,7 +169,7 @@ impl Client {
     }
 
     /// Opens a stream to the first member that takes it, and renews the lease over it.
-    async fn open_renewals(&self, id: i64) -> Result<(i64, Instant, Renewals), Error> {
+    async fn open_renewals(&self, id: i64) -> Result<(LeaseKeepAliveResponse, Instant, Renewals), Error> {
         let pool = &self.inner.pool;
         let members = pool.current();
         let mut last = None;
@@ -175,8 +192,8 @@ impl Client {
                 let opened = client.lease_keep_alive(ReceiverStream::new(receiver)).await;
                 let answers = opened.map_err(Error::from_status)?.into_inner();
                 let mut renewals = Renewals { requests, answers };
-                let ttl_seconds = renewals.answer(id).await?;
-                Ok::<_, Error>((ttl_seconds, renewals))
+                let renewal = renewals.answer(id).await?;
+                Ok::<_, Error>((renewal, renewals))
             };
             // A member that hangs must not use up the lease's time.
             let outcome = match tokio::time::timeout(ANSWER_TIMEOUT_MAX / 2, first).await {
@@ -184,9 +201,9 @@ impl Client {
                 Err(_) => Err(Error::new(ErrorKind::Timeout, "no answer to a renewal")),
             };
             match outcome {
-                Ok((ttl_seconds, renewals)) => {
+                Ok((renewal, renewals)) => {
                     members.prefer(&member);
-                    return Ok((ttl_seconds, sent, renewals));
+                    return Ok((renewal, sent, renewals));
                 }
                 Err(error) if !error.is_passing() => return Err(error.at(member.endpoint.to_string())),
                 Err(error) => {
@@ -200,10 +217,10 @@ impl Client {
 }
 
 impl Renewals {
-    /// The next answer's time to live.
-    async fn answer(&mut self, id: i64) -> Result<i64, Error> {
+    /// The next answer, of a lease that lives.
+    async fn answer(&mut self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
         match self.answers.message().await.map_err(Error::from_status)? {
-            Some(answer) if answer.ttl > 0 => Ok(answer.ttl),
+            Some(answer) if answer.ttl > 0 => Ok(answer),
             Some(_) => {
                 Err(Error::new(ErrorKind::LeaseNotFound, format!("lease {id:x} expired or was revoked")))
             }
@@ -211,13 +228,12 @@ impl Renewals {
         }
     }
 
-    async fn renew(&mut self, id: i64) -> Result<(i64, Instant), Error> {
+    async fn renew(&mut self, id: i64) -> Result<(LeaseKeepAliveResponse, Instant), Error> {
         let sent = Instant::now();
         if self.requests.send(LeaseKeepAliveRequest { id }).await.is_err() {
             return Err(Error::new(ErrorKind::ConnectionLost, "the stream of renewals is closed"));
         }
-        let ttl_seconds = self.answer(id).await?;
-        Ok((ttl_seconds, sent))
+        Ok((self.answer(id).await?, sent))
     }
 }
 
@@ -249,9 +265,9 @@ impl Keeper {
             sleep_until(self.sent + self.ttl() / RENEWALS_PER_TTL).await;
             let outcome = timeout_at(ends, self.renew(&mut open)).await;
             match outcome {
-                Ok(Ok((ttl_seconds, sent))) => {
-                    (self.ttl_seconds, self.sent) = (ttl_seconds, sent);
-                    self.state.send_replace(State::Alive { ttl_seconds });
+                Ok(Ok((renewal, sent))) => {
+                    (self.ttl_seconds, self.sent) = (renewal.ttl, sent);
+                    self.state.send_replace(State::Alive(renewal));
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::LeaseNotFound => return LeaseLost::Gone,
                 Ok(Err(error)) => {
@@ -268,7 +284,7 @@ impl Keeper {
     }
 
     /// Over the open stream, else over a new one.
-    async fn renew(&self, open: &mut Option<Renewals>) -> Result<(i64, Instant), Error> {
+    async fn renew(&self, open: &mut Option<Renewals>) -> Result<(LeaseKeepAliveResponse, Instant), Error> {
         if let Some(mut renewals) = open.take() {
             let patience = (self.ttl() / RENEWALS_PER_TTL).min(ANSWER_TIMEOUT_MAX);
             match tokio::time::timeout(patience, renewals.renew(self.id)).await {
@@ -280,8 +296,8 @@ impl Keeper {
                 Ok(Err(_)) | Err(_) => {}
             }
         }
-        let (ttl_seconds, sent, renewals) = self.client.renew_by(self.id, self.sent + self.ttl()).await?;
+        let (renewal, sent, renewals) = self.client.renew_by(self.id, self.sent + self.ttl()).await?;
         *open = Some(renewals);
-        Ok((ttl_seconds, sent))
+        Ok((renewal, sent))
     }
 }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use quorate_wire::etcdserverpb as pb;
 use quorate_wire::etcdserverpb::lease_client::LeaseClient;
-pub use quorate_wire::etcdserverpb::{LeaseGrantResponse, LeaseLeasesResponse, LeaseRevokeResponse};
+pub use quorate_wire::etcdserverpb::{
+    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse,
+    LeaseTimeToLiveResponse,
+};
 
 use crate::Client;
 use crate::call::Plan;
@@ -40,16 +43,23 @@ impl Client {
 
     /// How long a lease has left; `None` where there is no such lease.
     pub async fn lease_time_to_live(&self, id: i64, with_keys: bool) -> Result<Option<TimeToLive>, Error> {
-        let request = pb::LeaseTimeToLiveRequest { id, keys: with_keys };
-        let answer: Result<pb::LeaseTimeToLiveResponse, Error> =
-            unary!(self, Plan::READ, LeaseClient, lease_time_to_live, request);
-        let answer = answer?;
+        let answer = self.lease_time_to_live_answer(id, with_keys).await?;
         Ok((answer.ttl >= 0).then_some(TimeToLive {
             id: answer.id,
             granted_seconds: answer.granted_ttl,
             remaining_seconds: answer.ttl,
             keys: answer.keys,
         }))
+    }
+
+    /// The same as it was answered, with its header; a TTL of -1 is that of a lease that is not there.
+    pub async fn lease_time_to_live_answer(
+        &self,
+        id: i64,
+        with_keys: bool,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        let request = pb::LeaseTimeToLiveRequest { id, keys: with_keys };
+        unary!(self, Plan::READ, LeaseClient, lease_time_to_live, request)
     }
 
     /// All leases.

@@ -77,7 +77,10 @@ pub use kv::{
     CompactionResponse, DeleteOptions, DeleteRangeResponse, KeyValue, PutOptions, PutResponse, RangeOptions,
     RangeResponse, ResponseHeader, SortBy,
 };
-pub use lease::{LeaseGrantResponse, LeaseLeasesResponse, LeaseRevokeResponse, TimeToLive};
+pub use lease::{
+    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse,
+    LeaseTimeToLiveResponse, TimeToLive,
+};
 pub use lock::{Lock, LockLost};
 pub use maintenance::{Alarm, AlarmMember, HashKvResponse, StatusResponse};
 pub use quorate_wire::etcdserverpb::Member;

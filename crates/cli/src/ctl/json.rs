@@ -47,13 +47,19 @@ pub fn base64(bytes: &[u8]) -> String {
 }
 
 pub fn header(header: Option<&ResponseHeader>) -> Value {
-    let Some(header) = header else { return Value::Null };
-    Object::new()
-        .some("cluster_id", header.cluster_id)
-        .some("member_id", header.member_id)
-        .some("revision", header.revision)
-        .some("raft_term", header.raft_term)
-        .end()
+    if header.is_none() { Value::Null } else { with_header_fields(header).end() }
+}
+
+/// An answer that has its header's fields among its own, as etcdctl shows those of leases.
+pub fn with_header_fields(of: Option<&ResponseHeader>) -> Object {
+    match of {
+        None => Object::new(),
+        Some(header) => Object::new()
+            .some("cluster_id", header.cluster_id)
+            .some("member_id", header.member_id)
+            .some("revision", header.revision)
+            .some("raft_term", header.raft_term),
+    }
 }
 
 /// An answer of which only the header says anything.

@@ -2,10 +2,10 @@
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use quorate::client::{Client, ErrorKind};
+use quorate::client::{Client, ErrorKind, LeaseKeepAliveResponse, LeaseLost};
 use serde_json::json;
 
-use super::json::{self, Object};
+use super::json;
 use super::printer::{Output, Printer};
 use super::table::Table;
 
@@ -64,10 +64,10 @@ impl Lease {
         match self {
             Self::Grant { ttl } => {
                 let answer = client.lease_grant(ttl).await?;
-                let json = Object::new()
-                    .some("header", json::header(answer.header.as_ref()))
+                let json = json::with_header_fields(answer.header.as_ref())
                     .always("ID", answer.id)
                     .always("TTL", answer.ttl)
+                    .always("Error", answer.error)
                     .end();
                 out.either(format!("lease {} granted with TTL({}s)", shown(answer.id), answer.ttl), &json)
             }
@@ -83,24 +83,24 @@ impl Lease {
 }
 
 async fn time_to_live(id: i64, with_keys: bool, client: &Client, out: &mut Printer) -> anyhow::Result<()> {
-    let Some(left) = client.lease_time_to_live(id, with_keys).await? else {
-        let json = json!({ "id": id, "ttl": -1, "granted-ttl": 0, "keys": null });
+    let left = client.lease_time_to_live_answer(id, with_keys).await?;
+    // As etcdctl, which shows a list only where there is something in it.
+    let keys: Vec<String> = left.keys.iter().map(|key| json::base64(key)).collect();
+    let json = json::with_header_fields(left.header.as_ref())
+        .always("id", id)
+        .always("ttl", left.ttl)
+        .always("granted-ttl", left.granted_ttl)
+        .always("keys", (!keys.is_empty()).then_some(keys))
+        .end();
+    if left.ttl < 0 {
         return out.either(format!("lease {} already expired", shown(id)), &json);
-    };
-    let mut line = format!(
-        "lease {} granted with TTL({}s), remaining({}s)",
-        shown(id),
-        left.granted_seconds,
-        left.remaining_seconds
-    );
+    }
+    let mut line =
+        format!("lease {} granted with TTL({}s), remaining({}s)", shown(id), left.granted_ttl, left.ttl);
     if with_keys {
         let keys: Vec<_> = left.keys.iter().map(|key| String::from_utf8_lossy(key)).collect();
         line.push_str(&format!(", attached keys([{}])", keys.join(" ")));
     }
-    let keys: Vec<String> = left.keys.iter().map(|key| json::base64(key)).collect();
-    let json = json!({
-        "id": id, "ttl": left.remaining_seconds, "granted-ttl": left.granted_seconds, "keys": keys,
-    });
     out.either(line, &json)
 }
 
@@ -109,8 +109,7 @@ async fn list(client: &Client, out: &mut Printer) -> anyhow::Result<()> {
     match out.output() {
         Output::Json => {
             let leases: Vec<_> = answer.leases.iter().map(|lease| json!({ "id": lease.id })).collect();
-            let header = json::header(answer.header.as_ref());
-            out.json(&Object::new().some("header", header).always("leases", leases).end())
+            out.json(&json::with_header_fields(answer.header.as_ref()).always("leases", leases).end())
         }
         Output::Table => {
             let mut table = Table::new(&["LEASE"]);
@@ -127,34 +126,49 @@ async fn list(client: &Client, out: &mut Printer) -> anyhow::Result<()> {
 impl KeepAlive {
     async fn run(self, client: &Client, out: &mut Printer) -> anyhow::Result<()> {
         let id = self.id;
-        let mut told = |ttl: i64| {
-            out.either(
-                format!("lease {} keepalived with TTL({ttl})", shown(id)),
-                &json!({ "ID": id, "TTL": ttl }),
-            )
-        };
         if self.once {
-            return match client.lease_keep_alive_once(id).await {
-                Err(error) if error.kind() == ErrorKind::LeaseNotFound => bail!("{}", gone(id)),
-                renewed => told(renewed?),
-            };
+            // What is not there is an error here, with etcd's words for it.
+            return told(&client.lease_keep_alive_once_answer(id).await.map_err(named)?, out);
         }
         let mut alive = match client.lease_keep_alive(id).await {
-            Err(error) if error.kind() == ErrorKind::LeaseNotFound => bail!("{}", gone(id)),
+            Err(error) if error.kind() == ErrorKind::LeaseNotFound => return gone(id, out),
             alive => alive?,
         };
-        if let Some(ttl) = alive.ttl_seconds() {
-            told(ttl)?;
-        }
         loop {
+            if let Some(renewal) = alive.last_renewal() {
+                told(&renewal, out)?;
+            }
             match alive.renewed().await {
-                Ok(ttl) => told(ttl)?,
-                Err(why) => bail!("lease {}: {why}", shown(id)),
+                Ok(_) => {}
+                Err(LeaseLost::Gone) => return gone(id, out),
+                Err(why @ LeaseLost::NotRenewed) => bail!("lease {}: {why}", shown(id)),
             }
         }
     }
 }
 
-fn gone(id: i64) -> String {
-    format!("lease {} expired or revoked.", shown(id))
+/// A renewal.
+fn told(renewal: &LeaseKeepAliveResponse, out: &mut Printer) -> anyhow::Result<()> {
+    let json = json::with_header_fields(renewal.header.as_ref())
+        .always("ID", renewal.id)
+        .always("TTL", renewal.ttl)
+        .end();
+    out.either(format!("lease {} keepalived with TTL({})", shown(renewal.id), renewal.ttl), &json)
+}
+
+/// The end of a lease that was to be kept alive: no failure, as in etcdctl, which has no JSON for it.
+fn gone(id: i64, out: &mut Printer) -> anyhow::Result<()> {
+    if out.output() == Output::Json {
+        return Ok(());
+    }
+    out.line(format!("lease {} expired or revoked.", shown(id)))
+}
+
+/// A server says of a renewed lease that it is not there by a TTL of 0; etcd's clients have words for it.
+fn named(error: quorate::client::Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::LeaseNotFound {
+        anyhow::anyhow!("etcdserver: requested lease not found")
+    } else {
+        error.into()
+    }
 }
