@@ -18,6 +18,10 @@ use crate::server::{MemberStopped, faces};
 /// Between two tries to make a member's name and addresses known in the cluster that it moved to.
 const PUBLISH_RETRY: Duration = Duration::from_millis(200);
 
+/// Said of a member that was removed: etcd's words, which people look for.
+const REMOVED: &str = "the member has been permanently removed from the cluster; the data-dir used by this member must be \
+                       removed";
+
 /// See the module.
 pub(crate) struct Keeper {
     kept: Arc<Kept>,
@@ -119,7 +123,7 @@ async fn keep(kept: &Kept, serves: &Serves, mut stopping: watch::Receiver<bool>)
                 }
             }
             Stopped::Failed { reason } => (reason, false),
-            Stopped::Removed => ("it was removed from the cluster".to_owned(), true),
+            Stopped::Removed => (REMOVED.to_owned(), true),
             Stopped::Asked => ("it was asked to".to_owned(), false),
         };
         kept.ended.send_replace(Some(MemberStopped { reason, removed }));

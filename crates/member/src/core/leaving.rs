@@ -1,14 +1,43 @@
-//! A member that was removed stays until the others can do without it.
+//! A member that was removed stays until the others can do without it, and one that nobody told so asks.
 //!
 //! The others may hold the entry that removes it without knowing that it is committed: then they count the old members,
 //! and may need this one's vote or acknowledgement to go on (of two voters, always). So it goes on answering consensus,
 //! and ends once a majority of the voters that are left say that they know, durably.
+//!
+//! Once a removal is committed nobody speaks to the removed member any more, and the last word to it may be lost (or said
+//! while it was away). So a member that hears of no leader for long asks those it knows whether it is still one of them.
 
 use std::collections::BTreeSet;
 
 use quorate_ids::{MemberId, Monotonic};
 
 use crate::membership::{Member, MemberList};
+
+/// A member without a leader asks after so many election timeouts: an election is mostly over by then.
+const UNHEARD_TIMEOUTS: u64 = 2;
+
+/// For how long nothing was heard of a leader.
+#[derive(Default)]
+pub struct Unheard {
+    /// When it began, or the others were last asked.
+    since: Option<Monotonic>,
+}
+
+impl Unheard {
+    /// Whether it is time to ask the others.
+    pub fn asks(&mut self, has_leader: bool, now: Monotonic, election_timeout_nanos: u64) -> bool {
+        if has_leader {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        let asks = now.since(since) >= UNHEARD_TIMEOUTS * election_timeout_nanos;
+        if asks {
+            self.since = Some(now);
+        }
+        asks
+    }
+}
 
 /// See the module.
 pub struct Leaving {
@@ -80,6 +109,15 @@ mod tests {
         assert!(!leaving.is_over(), "it does not know yet");
         leaving.told(ME, MemberId(2), &without_me([1, 2]));
         assert!(leaving.is_over());
+    }
+
+    #[test]
+    fn who_hears_of_no_leader_for_long_asks_now_and_then() {
+        let mut unheard = Unheard::default();
+        let mut asks = |has_leader, now| unheard.asks(has_leader, Monotonic(now), 10);
+        assert!(!asks(true, 0) && !asks(false, 5) && !asks(false, 24));
+        assert!(asks(false, 25) && !asks(false, 26) && asks(false, 45));
+        assert!(!asks(true, 50) && !asks(false, 51) && !asks(false, 70) && asks(false, 71));
     }
 
     #[test]

@@ -7,25 +7,31 @@ use quorate_ids::{ClusterId, Incarnation, MemberId};
 use quorate_models::Feeds;
 
 use super::tests::{TICK_NANOS, at, config};
-use super::{ApplyOutput, Founding, LogInput, LogOutput, Stages, open};
-use crate::handle::Identity;
+use super::{ApplyOutput, Founding, LogInput, LogOutput, OpenConfig, Stages, open};
+use crate::handle::{Identity, RequestError};
 use crate::joining::{Question, Reply, Told};
 use crate::membership::{Member, MemberList, MembershipRequest};
 
-const IDS: [MemberId; 2] = [MemberId(1), MemberId(2)];
+pub(super) const IDS: [MemberId; 2] = [MemberId(1), MemberId(2)];
 
 /// Two members whose stages run one after the other.
-struct Two {
-    members: [Stages; 2],
-    ticks: u64,
+pub(super) struct Two {
+    pub members: [Stages; 2],
+    pub ticks: u64,
     /// Nothing reaches this one.
     deaf: Option<usize>,
     ended: [bool; 2],
     asks: bool,
+    /// Requests that were refused: by which member, which, and why.
+    pub refused: Vec<(usize, u64, RequestError)>,
 }
 
 impl Two {
     fn founded() -> Self {
+        Self::founded_with(|_, _| {})
+    }
+
+    pub fn founded_with(change: impl Fn(MemberId, &mut OpenConfig)) -> Self {
         let list = MemberList::founded_by(IDS.map(|id| Member { id, ..Member::default() }));
         let members = IDS.map(|member| {
             let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
@@ -33,20 +39,22 @@ impl Two {
             let founding = Founding::Found { identity, members: list.clone() };
             let mut config = config();
             config.consensus.seed = member.0;
+            config.log_loop.identity = identity;
+            change(member, &mut config);
             open(&disk, &disk, config, Some(&founding), Feeds::new(0), at(0)).expect("a founding")
         });
-        Self { members, ticks: 0, deaf: None, ended: [false; 2], asks: false }
+        Self { members, ticks: 0, deaf: None, ended: [false; 2], asks: false, refused: Vec::new() }
     }
 
-    fn leader(&self) -> Option<usize> {
+    pub fn leader(&self) -> Option<usize> {
         self.members.iter().position(|member| member.log_loop.status().is_leader)
     }
 
-    fn committed(&self, member: usize) -> u64 {
+    pub fn committed(&self, member: usize) -> u64 {
         self.members[member].log_loop.status().committed.0
     }
 
-    fn tick(&mut self) {
+    pub fn tick(&mut self) {
         self.ticks += 1;
         let now = at(self.ticks * TICK_NANOS);
         for me in [0, 1] {
@@ -85,11 +93,12 @@ impl Two {
                 self.members[other].log_loop.step(LogInput::MembersTold { by, members }, now);
             }
             LogOutput::Removed => self.ended[me] = true,
+            LogOutput::Refuse { seq, error } => self.refused.push((me, seq, error)),
             _ => {}
         }
     }
 
-    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..500 {
             if holds(self) {
                 return;
@@ -133,4 +142,31 @@ fn a_leader_of_two_that_removes_itself_stays_until_the_other_knows() {
         two.ended[leader] && two.leader() == Some(other) && two.committed(other) > before
     });
     two.until("the other commits alone", |two| two.committed(other) > before + 1);
+}
+
+#[test]
+fn a_follower_of_two_that_never_hears_of_its_removal_asks_and_ends() {
+    let mut two = Two::founded();
+    two.until("a leader that committed in its term", |two| {
+        two.leader().is_some_and(|at| two.committed(at) > 1)
+    });
+    let leader = two.leader().expect("a leader");
+    let other = 1 - leader;
+    for _ in 0..20 {
+        two.tick();
+    }
+    let before = two.committed(leader);
+    let remove = MembershipRequest::Remove { id: IDS[other] };
+    let now = at(two.ticks * TICK_NANOS);
+    two.members[leader].log_loop.step(LogInput::ChangeMembership { seq: 1, request: remove }, now);
+    // It acknowledges the entry that removes it, and hears nothing more of the one that leads.
+    while two.committed(leader) == before {
+        two.tick();
+        if two.members[other].log_loop.status().last_index.0 > before {
+            two.deaf = Some(other);
+        }
+    }
+    assert_eq!(two.committed(other), before, "it does not know");
+    two.until("it ends", |two| two.ended[other]);
+    assert!(two.leader() == Some(leader) && !two.ended[leader]);
 }

@@ -21,9 +21,19 @@ use crate::{PATIENCE, put, read, run, write, write_soon};
 /// Tries a change again while it may pass in a moment.
 async fn change(handle: &Handle, request: MembershipRequest) -> Vec<Member> {
     let deadline = Instant::now() + PATIENCE;
+    // An outcome that was not known may have been a success.
+    let (mut is_unknown, is_removal) = (false, matches!(request, MembershipRequest::Remove { .. }));
     loop {
         match handle.change_membership(request.clone()).await {
             Ok(members) => return members,
+            Err(RequestError::Refused { reason: MembershipRefusal::NotFound })
+                if is_unknown && is_removal =>
+            {
+                return handle.members().to_vec();
+            }
+            Err(RequestError::TimedOut | RequestError::LeaderChanged) if Instant::now() < deadline => {
+                is_unknown = true;
+            }
             Err(error) => assert!(Instant::now() < deadline, "{request:?} did not go through: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -127,6 +137,38 @@ fn the_leader_is_removed_and_a_new_member_takes_its_place() {
         write_soon(&new.handle(), "of the new one", "v").await;
         assert_eq!(read(&new.handle(), "k").await.as_deref(), Some("v"));
         new.stop();
+    });
+    members.into_iter().for_each(Running::stop);
+}
+
+/// Waits until a member says that it was removed.
+async fn is_told(member: &Running) {
+    let mut stopped = member.stopped();
+    let why = tokio::time::timeout(PATIENCE, stopped.wait_for(Option::is_some)).await;
+    assert_eq!(*why.expect("it hears of it").expect("a reason"), Some(Stopped::Removed));
+}
+
+#[test]
+fn a_member_that_was_removed_while_it_was_away_is_told_when_it_returns_and_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ports, mut members) = crate::three(Some(folder.path()));
+    run(async { write_soon(&members[0].handle(), "k", "v").await });
+    let away = members.pop().expect("three");
+    let id = away.handle().identity().member;
+    away.stop();
+    run(async { change(&members[0].handle(), MembershipRequest::Remove { id }).await });
+    let back = start(crate::config("c", &ports, Some(folder.path()))).expect("started");
+    run(is_told(&back));
+    back.stop();
+    // Of the two that are left one goes, too: only the leader could tell it.
+    let leads = members.iter().position(|member| member.handle().status().is_leader);
+    let other = members.remove(1 - leads.unwrap_or(0));
+    let id = other.handle().identity().member;
+    run(async {
+        change(&members[0].handle(), MembershipRequest::Remove { id }).await;
+        is_told(&other).await;
+        other.stop();
+        write_soon(&members[0].handle(), "alone", "v").await;
     });
     members.into_iter().for_each(Running::stop);
 }

@@ -74,6 +74,10 @@ impl LogLoop {
         if self.members.get(by).is_some() && self.strangers.told(members) {
             self.tell_guests();
         }
+        if self.leaving.is_none() && members.was_removed(me) {
+            tracing::info!(%by, "another member says that this one was removed from the cluster");
+            self.leave(members.clone());
+        }
         if let Some(leaving) = &mut self.leaving {
             leaving.told(me, by, members);
             self.end_if_others_know();
@@ -98,19 +102,36 @@ impl LogLoop {
     /// From the moment that its removal is applied a member serves nobody; it goes on answering consensus.
     pub(super) fn leave_if_removed(&mut self) {
         let gone = self.members.was_removed(self.config.identity.member);
-        if !gone || self.leaving.is_some() || self.removed {
-            return;
+        if gone && self.leaving.is_none() && !self.removed {
+            self.leave(self.members.clone());
         }
+    }
+
+    /// `members` is a list that no longer has this member.
+    fn leave(&mut self, members: MemberList) {
         self.give_up_requests(&RequestError::Stopped {
             reason: "this member was removed from the cluster".to_owned(),
         });
-        self.leaving = Some(Leaving::new(self.members.clone()));
+        self.leaving = Some(Leaving::new(members));
         self.end_if_others_know();
     }
 
     pub(super) fn ask_to_leave(&mut self, now: Now) {
         let Some(leaving) = &mut self.leaving else { return };
         let others = leaving.ask(now.monotonic, self.config.election_timeout_nanos / 2);
+        if !others.is_empty() {
+            self.out.push(LogOutput::AskMembers(others));
+        }
+    }
+
+    /// Nobody speaks to a member that was removed, so one that hears of no leader may be one.
+    pub(super) fn ask_whether_removed(&mut self, now: Now) {
+        let has_leader = self.consensus.leadership().1.is_some() || self.leaving.is_some();
+        if !self.unheard.asks(has_leader, now.monotonic, self.config.election_timeout_nanos) {
+            return;
+        }
+        let me = self.config.identity.member;
+        let others: Vec<_> = self.members.iter().filter(|member| member.id != me).cloned().collect();
         if !others.is_empty() {
             self.out.push(LogOutput::AskMembers(others));
         }

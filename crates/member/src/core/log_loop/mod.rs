@@ -29,7 +29,7 @@ use quorate_ids::{ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term,
 use crate::core::clock::Stamper;
 use crate::core::divergence::{Comparison, Divergence};
 use crate::core::joins::Joins;
-use crate::core::leaving::Leaving;
+use crate::core::leaving::{Leaving, Unheard};
 use crate::core::mutants::planted;
 use crate::core::offers::Offers;
 use crate::core::open::FOUNDING_INDEX;
@@ -150,6 +150,7 @@ pub struct LogLoop {
     strangers: Strangers,
     /// The incarnations that peers were met in, and which of them this leader has put into the log.
     met: std::collections::BTreeMap<MemberId, Incarnation>,
+    unheard: Unheard,
     noted: std::collections::BTreeSet<MemberId>,
     /// The peers that this member reaches, until its first election need not be hastened any more.
     starting: Option<std::collections::BTreeSet<MemberId>>,
@@ -210,6 +211,7 @@ impl LogLoop {
             met: std::collections::BTreeMap::new(),
             noted: std::collections::BTreeSet::new(),
             starting: Some(std::collections::BTreeSet::new()),
+            unheard: Unheard::default(),
             giving_up: None,
             given_up: false,
             said: Status::default(),

@@ -32,6 +32,8 @@ impl LogLoop {
             self.look_after_learners(now);
             self.note_incarnations(now);
             self.ask_to_leave(now);
+            self.ask_whether_removed(now);
+            self.tell_level(now);
         }
     }
 
