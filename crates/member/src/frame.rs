@@ -9,6 +9,7 @@ use quorate_ids::{ClusterId, Incarnation, LogIndex, MemberId, Term};
 use quorate_models::ModelId;
 
 use crate::handle::MembershipRefusal;
+use crate::kinds::Level;
 
 /// The longest frame, in bytes: the largest request with room to spare, and several snapshot chunks.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -71,6 +72,8 @@ pub enum ForwardRefusal {
     NotLeader,
     Overloaded,
     NoSpace,
+    /// Not every member knows commands of this kind.
+    TooNew,
     Membership(MembershipRefusal),
 }
 
@@ -80,6 +83,7 @@ impl ForwardRefusal {
             Self::NotLeader => 0,
             Self::Overloaded => 1,
             Self::NoSpace => 2,
+            Self::TooNew => 3,
             Self::Membership(refusal) => 16 + refusal.code(),
         }
     }
@@ -89,6 +93,7 @@ impl ForwardRefusal {
             0 => Some(Self::NotLeader),
             1 => Some(Self::Overloaded),
             2 => Some(Self::NoSpace),
+            3 => Some(Self::TooNew),
             code => MembershipRefusal::from_code(code.checked_sub(16)?).map(Self::Membership),
         }
     }
@@ -188,6 +193,8 @@ pub enum Frame {
         term: Term,
         to: MemberId,
     },
+    /// How much of what may stand in the log the sender knows; see [`crate::kinds`]. A program of level 1 sends none.
+    Level(Level),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -279,6 +286,7 @@ impl Frame {
             Self::JoinQuestion(_) => 18,
             Self::JoinAnswer(_) => 19,
             Self::Transfer { .. } => 20,
+            Self::Level(_) => 21,
         }
     }
 
@@ -403,6 +411,7 @@ impl Frame {
                 out.put_u64_le(term.0);
                 out.put_u64_le(to.0);
             }
+            Self::Level(level) => out.put_u16_le(level.0),
         }
     }
 
@@ -513,6 +522,7 @@ impl Frame {
                 Self::LeaseAnswers { start, answers }
             }
             20 => Self::Transfer { term: Term(r.u64()?), to: MemberId(r.u64()?) },
+            21 => Self::Level(Level(r.u16()?)),
             _ => return Err(FrameError::Kind(kind)),
         };
         r.end()?;
@@ -579,6 +589,7 @@ mod tests {
             Frame::JoinQuestion(Bytes::from_static(b"who")),
             Frame::JoinAnswer(Bytes::from_static(b"me")),
             Frame::Transfer { term: Term(3), to: MemberId(4) },
+            Frame::Level(Level(2)),
         ]
     }
 

@@ -87,6 +87,12 @@ pub enum RequestError {
         "no space is left on the disk; deletes and compaction still work, and writes will once space is back"
     )]
     NoSpace,
+    /// Nothing happened: the command is of a kind that not every member knows.
+    #[error(
+        "some members run an older version of Quorate, which does not know this kind of command: upgrade or remove them \
+         first; nothing was done"
+    )]
+    TooNew,
     /// The member is stopping or has failed; the reason says why.
     #[error("this member does not serve: {reason}")]
     Stopped { reason: String },

@@ -10,6 +10,7 @@ pub mod event;
 pub mod frame;
 pub mod handle;
 pub mod joining;
+pub mod kinds;
 mod log_view;
 pub mod membership;
 pub mod metrics;

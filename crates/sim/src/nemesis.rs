@@ -78,6 +78,12 @@ impl Plan {
         }
     }
 
+    /// Whether a part of the founders runs an older program at first. Not drawn, so that the seeds stay what they are.
+    #[must_use]
+    pub fn rolls(&self) -> bool {
+        self.founders > 1 && self.clients % 4 == 3
+    }
+
     /// A plan for a world in which members come and go: fewer founders than machines, and time for changes. Disks are
     /// lost as a whole there ([`Self::wipes`]), so none is damaged.
     pub fn draw_for_members(rng: &mut Rng) -> Self {

@@ -136,7 +136,17 @@ impl From<RequestError> for Answer {
             }
             RequestError::TooLarge { .. } => Self::error(StatusCode::PAYLOAD_TOO_LARGE, error),
             RequestError::NoSpace => Self::error(StatusCode::INSUFFICIENT_STORAGE, error),
-            RequestError::Refused { .. } => Self::conflict(error),
+            RequestError::Refused { .. } | RequestError::TooNew => Self::conflict(error),
+        }
+    }
+}
+
+impl From<BodyFault> for Answer {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken(_) => Self::error(StatusCode::BAD_REQUEST, fault),
+            BodyFault::TooLong { .. } => Self::error(StatusCode::PAYLOAD_TOO_LARGE, fault),
+            BodyFault::NoRoom { .. } => Self::unavailable(&json!({ "error": fault.to_string() })),
         }
     }
 }

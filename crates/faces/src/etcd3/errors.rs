@@ -110,6 +110,7 @@ statuses! {
     BAD_TRANSFEREE = FailedPrecondition "etcdserver: bad leader transferee";
     NO_LEADER = Unavailable "etcdserver: no leader";
     LEADER_CHANGED = Unavailable "etcdserver: leader changed";
+    TOO_NEW = FailedPrecondition "etcdserver: some members run an older version, which does not know this kind of request: upgrade or remove them first";
     STOPPED = Unavailable "etcdserver: server stopped";
     TIMED_OUT = Unavailable "etcdserver: request timed out";
     UNHEALTHY = Unavailable "etcdserver: unhealthy cluster";
@@ -137,6 +138,7 @@ impl From<RequestError> for Status {
             RequestError::TooLarge { .. } => REQUEST_TOO_LARGE,
             RequestError::NoSpace => NO_SPACE,
             RequestError::Stopped { .. } => STOPPED,
+            RequestError::TooNew => TOO_NEW,
             RequestError::Refused { reason } => reason.into(),
         }
     }

@@ -29,6 +29,8 @@ mod divergence;
 mod extra;
 pub mod gate;
 mod joins;
+#[cfg(test)]
+mod kinds_tests;
 mod lease_keeper;
 mod leaving;
 #[cfg(test)]
@@ -68,7 +70,7 @@ pub use apply::{ApplyStage, CheckpointRule};
 pub use book::PeerBook;
 pub use checkpoint::{CheckpointInput, CheckpointOutput, CheckpointStage};
 pub use joins::{INVITE_AFTER_NANOS, JOIN_NANOS_MAX, JOINING_MAX};
-pub use log_loop::{LogLoop, LogLoopConfig};
+pub use log_loop::{LogLoop, LogLoopConfig, envelope_of};
 pub use log_writer::LogWriter;
 pub use mending::{JOB_NANOS_MAX, Mended};
 pub use open::{Founding, OpenConfig, OpenError, Stages, open};

@@ -59,6 +59,7 @@ pub(super) fn config() -> OpenConfig {
             promote_learners: false,
             hasten_start: false,
             strict_membership: true,
+            kinds: crate::kinds::Kinds::default(),
         },
         checkpoint: CheckpointRule { front_bytes: 1 << 20, entries: 100, front_room_min: 1 << 20 },
     }

@@ -238,6 +238,7 @@ fn open_config(config: &Config) -> OpenConfig {
             promote_learners: config.promote_learners,
             hasten_start: config.pre_vote && config.hasten_start,
             strict_membership: config.strict_membership,
+            kinds: crate::kinds::Kinds::default(),
         },
         checkpoint: CheckpointRule {
             front_bytes: config.store.front_bytes_max / 2,

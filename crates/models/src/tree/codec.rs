@@ -327,6 +327,19 @@ pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
     }
 }
 
+/// Kind and version of the command that a command on somebody's behalf carries; `None` where it carries none.
+#[must_use]
+pub fn carried(command: &Bytes) -> Option<(u8, u8)> {
+    let mut input = Input { bytes: command, reader: Reader { bytes: command } };
+    if input.byte("its kind").ok()? != kind::AUTHORISED {
+        return None;
+    }
+    input.byte("its version").ok()?;
+    input.varint("an auth revision").ok()?;
+    input.optional("a user", |input| input.text(AUTH_NAME_BYTES_MAX, "a user")).ok()?;
+    Some((input.byte("a kind").ok()?, input.byte("a version").ok()?))
+}
+
 struct Input<'a> {
     bytes: &'a Bytes,
     reader: Reader<'a>,

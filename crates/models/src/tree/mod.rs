@@ -30,7 +30,7 @@ pub use auth::{
     AuthChange, AuthRevision, AuthState, Authority, Role, User, auth_state, role, role_names, user,
     user_names,
 };
-pub use codec::{DecodeError, decode, encode};
+pub use codec::{DecodeError, carried, decode, encode};
 pub use command::{
     Command, Conditions, EXPIRED_PER_COMMAND_MAX, HISTORY_EVENTS_MAX, IMPORTED_PER_COMMAND_MAX, ImportedNode,
     NameStyle, Write,

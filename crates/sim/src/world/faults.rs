@@ -65,6 +65,7 @@ impl World {
                 promote_learners: self.operator.as_ref().is_some_and(|operator| operator.promotes_by_itself),
                 hasten_start: false,
                 strict_membership: true,
+                kinds: self.kinds(member),
             },
             checkpoint: CheckpointRule {
                 front_bytes: settings.front_bytes_max / 2,
@@ -85,7 +86,7 @@ impl World {
             return Ok(());
         }
         let config = self.open_config(member);
-        let start = config.log_loop.start;
+        let (start, kinds) = (config.log_loop.start, config.log_loop.kinds);
         self.machines[member].epoch += 1;
         self.machines[member].disk.begin(now);
         let founding = match self.begins(member, &config.wal) {
@@ -134,6 +135,7 @@ impl World {
                     stages,
                     feeds,
                     start,
+                    kinds,
                     queues: Default::default(),
                     next_seq: 1,
                     status: Status::default(),

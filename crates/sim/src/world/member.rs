@@ -11,6 +11,7 @@ use quorate_member::core::{
     ApplyInput, CheckpointInput, LogBatch, LogInput, Mended, Now, Stages, TransferInput,
 };
 use quorate_member::joining::{Asking, Offer};
+use quorate_member::kinds::Kinds;
 use quorate_member::{Identity, Member, MemberList, PeerBook, Status};
 use quorate_models::Feeds;
 use quorate_store::Location;
@@ -69,6 +70,8 @@ pub struct Running {
     pub stages: Stages,
     pub feeds: Feeds,
     pub start: u64,
+    /// What its program knows.
+    pub kinds: Kinds,
     pub queues: [Queue; 5],
     pub next_seq: u64,
     pub status: Status,

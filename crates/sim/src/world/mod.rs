@@ -16,6 +16,7 @@ mod operator;
 mod scrub;
 mod stages;
 mod tree;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

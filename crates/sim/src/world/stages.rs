@@ -148,6 +148,7 @@ impl World {
             LogOutput::Apply(input) => {
                 if let quorate_member::core::ApplyInput::Entries(entries) = &input {
                     for committed in entries {
+                        self.is_known(member, &committed.entry)?;
                         let now = self.events.now();
                         self.oracle_at(member).committed(member, &committed.entry, now)?;
                     }

@@ -10,6 +10,7 @@
 
 mod joins;
 mod known;
+mod levels;
 mod observing;
 mod peers;
 mod replication;
@@ -26,6 +27,7 @@ use quorate_consensus::{
 };
 use quorate_ids::{ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
 
+use self::levels::Levels;
 use crate::core::clock::Stamper;
 use crate::core::divergence::{Comparison, Divergence};
 use crate::core::joins::Joins;
@@ -43,6 +45,7 @@ use crate::envelope::{Envelope, Origin};
 use crate::event::Event;
 use crate::frame::{ForwardRefusal, Forwarded, ForwardedBody, Frame, Lane, SnapshotPoint};
 use crate::handle::{Identity, MembershipRefusal, RequestError, Status};
+use crate::kinds::{Kinds, Level};
 use crate::membership::{MemberList, MembershipRequest};
 
 /// Bounds and times of the log loop.
@@ -71,6 +74,8 @@ pub struct LogLoopConfig {
     pub hasten_start: bool,
     /// Refuse membership changes that would leave too few started members.
     pub strict_membership: bool,
+    /// What this program knows of what may stand in the log.
+    pub kinds: Kinds,
 }
 
 /// What waits for a quorum to confirm the leader.
@@ -145,13 +150,14 @@ pub struct LogLoop {
     stopping: bool,
     /// This member was removed, and stays until the others can do without it.
     leaving: Option<Leaving>,
+    unheard: Unheard,
     removed: bool,
     joins: Joins,
     strangers: Strangers,
     /// The incarnations that peers were met in, and which of them this leader has put into the log.
     met: std::collections::BTreeMap<MemberId, Incarnation>,
-    unheard: Unheard,
     noted: std::collections::BTreeSet<MemberId>,
+    levels: Levels,
     /// The peers that this member reaches, until its first election need not be hastened any more.
     starting: Option<std::collections::BTreeSet<MemberId>>,
     giving_up: Option<joins::GivingUp>,
@@ -205,13 +211,14 @@ impl LogLoop {
             failed: None,
             stopping: false,
             leaving: None,
+            unheard: Unheard::default(),
             removed: false,
             joins: Joins::default(),
             strangers: Strangers::default(),
             met: std::collections::BTreeMap::new(),
             noted: std::collections::BTreeSet::new(),
+            levels: Levels::default(),
             starting: Some(std::collections::BTreeSet::new()),
-            unheard: Unheard::default(),
             giving_up: None,
             given_up: false,
             said: Status::default(),
@@ -258,7 +265,10 @@ impl LogLoop {
             LogInput::Checkpoint => self.out.push(LogOutput::Apply(ApplyInput::CheckpointNow)),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
             LogInput::Reachable { peer } => self.reachable(peer),
-            LogInput::Unreachable { to } => self.consensus.report_unreachable(to),
+            LogInput::Unreachable { to } => {
+                self.levels.forget(to);
+                self.consensus.report_unreachable(to);
+            }
             LogInput::Written { number } => self.written(number),
             LogInput::NoSpace => self.no_space = true,
             LogInput::Applied { index } => self.applied(index),
@@ -323,8 +333,9 @@ impl LogLoop {
     }
 }
 
-/// The envelope of an entry that has one.
-pub(super) fn envelope_of(entry: &Entry) -> Option<Result<Envelope, String>> {
+/// The envelope of an entry that has one, or what is wrong with it.
+#[must_use]
+pub fn envelope_of(entry: &Entry) -> Option<Result<Envelope, String>> {
     let decode = |data: &Bytes| Envelope::decode(data).map_err(|error| error.to_string());
     match entry.kind {
         EntryKind::Empty => None,

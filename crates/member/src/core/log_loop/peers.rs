@@ -33,6 +33,7 @@ impl LogLoop {
                     self.transfer(to, now);
                 }
             }
+            Frame::Level(level) => self.level_told(from, level),
             Frame::LeaseAsks { asks } => {
                 for (start, seq, lease, renew) in asks {
                     let asker = Origin { member: from, start, seq };
@@ -139,6 +140,7 @@ impl LogLoop {
                 }
                 ForwardRefusal::Overloaded => self.refuse(seq, RequestError::Overloaded),
                 ForwardRefusal::NoSpace => self.refuse(seq, RequestError::NoSpace),
+                ForwardRefusal::TooNew => self.refuse(seq, RequestError::TooNew),
                 ForwardRefusal::Membership(reason) => self.refuse(seq, RequestError::Refused { reason }),
             }
         }

@@ -100,6 +100,7 @@ impl LogLoop {
                 Ok(term) => self.proposals.sent(seq, term),
                 Err(ForwardRefusal::NotLeader | ForwardRefusal::Overloaded) => return,
                 Err(ForwardRefusal::NoSpace) => self.refuse(seq, RequestError::NoSpace),
+                Err(ForwardRefusal::TooNew) => self.refuse(seq, RequestError::TooNew),
                 Err(ForwardRefusal::Membership(reason)) => self.refuse(seq, RequestError::Refused { reason }),
             }
         }
@@ -135,6 +136,9 @@ impl LogLoop {
                 parts
             }
         };
+        if !self.may_be_logged(model, &command) {
+            return Err(ForwardRefusal::TooNew);
+        }
         let (cluster_time, mut wall_time) = self.stamper.stamp(now);
         if planted!(FollowWallClock) {
             wall_time = now.wall;
@@ -209,6 +213,10 @@ impl LogLoop {
             let (mut requests, mut bytes) = (Vec::new(), 0);
             while requests.len() < FRAME_REQUESTS_MAX && bytes < FRAME_REQUEST_BYTES {
                 let Some((seq, request)) = self.proposals.next_waiting() else { break };
+                if !self.may_be_passed_on(leader, &request) {
+                    self.refuse(seq, RequestError::TooNew);
+                    continue;
+                }
                 self.proposals.sent(seq, term);
                 let body = match request {
                     Request::Command { model, command } => ForwardedBody::Command { model, command },

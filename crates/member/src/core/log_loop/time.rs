@@ -39,6 +39,7 @@ impl LogLoop {
 
     /// A connection to `peer` stands. While this member has just started it counts those it reaches.
     pub(super) fn reachable(&mut self, peer: MemberId) {
+        self.tell_level_to(peer);
         if let Some(reached) = &mut self.starting {
             reached.insert(peer);
             self.start_early();
