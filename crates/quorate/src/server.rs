@@ -13,7 +13,9 @@ use quorate_client::Client;
 use quorate_faces::balsa::{self, Balsa};
 use quorate_faces::etcd2::{self, Dialect, Etcd2};
 use quorate_faces::etcd3::{self, Etcd3};
-use quorate_faces::listener::{self, Face, ListenConfig, ListenError, ListenTls, Serving, Switch};
+use quorate_faces::listener::{
+    self, BodyBudget, Face, ListenConfig, ListenError, ListenTls, Serving, Switch,
+};
 use quorate_ids::{ClusterId, MemberId};
 use quorate_member::{Handle, PeerTls, with_callers_log};
 
@@ -274,6 +276,8 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
     if plan.enable_v2 {
         let config = etcd2::Config {
             initial_cluster_token: plan.initial_cluster_token.clone(),
+    // One for all of them: it bounds what the member holds.
+    let bodies = BodyBudget::default();
             request_bytes_max: plan.request_bytes_max,
             history_events: plan.v2_history_events,
             client_cert_auth: plan.client_cert_auth,
@@ -281,6 +285,8 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         };
         faces.push(Arc::new(Etcd2::new(handle.clone(), config)));
     }
+            begins_after: V2_BEGINS_AFTER,
+            bodies: bodies.clone(),
     if let Some(prefix) = &plan.balsa_prefix {
         let config = balsa::Config {
             prefix: prefix.clone(),
@@ -292,6 +298,7 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         };
         faces.push(Arc::new(Balsa::new(handle.clone(), config)));
     }
+            bodies,
     faces.push(Arc::new(Etcd3::new(handle.clone(), config)));
     faces
 }

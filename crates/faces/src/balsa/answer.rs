@@ -7,7 +7,7 @@ use quorate_member::RequestError;
 use quorate_models::keys::KeysError;
 use serde_json::{Value, json};
 
-use crate::listener::Body;
+use crate::listener::{Body, BodyFault};
 
 const JSON: &str = "application/json";
 

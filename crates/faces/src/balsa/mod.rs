@@ -21,13 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use quorate_member::Handle;
 
-use crate::listener::{Answering, Body, Face, Stopping, ThreadFace};
+use crate::listener::{Answering, Body, BodyBudget, Face, Share, Stopping, ThreadFace, whole};
 
 pub use answer::Answer;
 pub use console::{Console, Quiet, Sink};
@@ -49,6 +48,8 @@ pub struct Config {
     /// Whether `/healthz` and `/readyz` are this face's, or are left to another one on the port.
     pub takes_readyz: bool,
     pub console: Arc<Console>,
+    /// The memory for what clients send.
+    pub bodies: BodyBudget,
 }
 
 impl Default for Config {
@@ -61,6 +62,7 @@ impl Default for Config {
             raft_https: false,
             takes_readyz: true,
             console: Arc::new(Console::new(Arc::new(Quiet), String::new())),
+            bodies: BodyBudget::default(),
         }
     }
 }
@@ -182,7 +184,9 @@ impl Shared {
             return Err(Answer::unauthorized());
         }
         let is_form = parameters::is_form(&head.headers)?;
-        let body = self.read(body, is_form).await?;
+        // Held until the answer is there: so long the body, or what was made of it, is in memory.
+        let share = self.config.bodies.share();
+        let body = self.read(body, is_form, &share).await?;
         if is_form {
             parameters.add_form(&body)?;
         }
@@ -223,32 +227,14 @@ impl Shared {
         }
     }
 
-    async fn read(&self, mut body: Incoming, is_form: bool) -> Result<Bytes, Answer> {
+    async fn read(&self, body: Incoming, is_form: bool, share: &Share) -> Result<Bytes, Answer> {
         // A form may write each byte as three.
         let form_bytes_max = self.config.request_bytes_max.saturating_mul(3);
         let bytes_max = if is_form { form_bytes_max } else { BODY_BYTES_MAX };
-        let mut all = BytesMut::new();
-        let read = async {
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| {
-                    Answer::error(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))
-                })?;
-                if let Some(data) = frame.data_ref() {
-                    if all.len() + data.len() > bytes_max {
-                        return Err(Answer::too_large(&format!("the body has more than {bytes_max} bytes")));
-                    }
-                    all.extend_from_slice(data);
-                }
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(BODY_TIMEOUT, read).await {
-            Ok(read) => read?,
-            Err(_) => {
-                return Err(Answer::error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"));
-            }
+        match tokio::time::timeout(BODY_TIMEOUT, whole(body, bytes_max, share)).await {
+            Ok(read) => read.map_err(Answer::from),
+            Err(_) => Err(Answer::error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
         }
-        Ok(all.freeze())
     }
 
     fn next_lease_id(&self) -> i64 {

@@ -3,12 +3,12 @@
 //! Invariants: what is in the body comes first, so that it wins over the query; of several values of one name the first
 //! counts; nothing of a form that can't be read is used.
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode, request};
-use http_body_util::BodyExt as _;
 
-use super::errors::{Error, INVALID_FORM};
+use super::errors::{Error, INVALID_FORM, RAFT_INTERNAL};
+use crate::listener::{self, BodyFault, Share};
 
 /// The parameters, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn unescape(text: &[u8], plus_is_space: bool) -> Result<Vec<u8>, Error> {
 
 /// Reads the parameters of a request. A body counts with PUT and POST alone, as it does for all servers of this
 /// protocol; one that is no form is refused rather than left unread.
-pub async fn of<B>(head: &request::Parts, body: B, bytes_max: usize) -> Result<Form, Error>
+pub async fn of<B>(head: &request::Parts, body: B, bytes_max: usize, share: &Share) -> Result<Form, Error>
 where
     B: http_body::Body + Send,
     B::Data: Send,
@@ -81,7 +81,7 @@ where
 {
     let mut form = Form::default();
     if head.method == Method::PUT || head.method == Method::POST {
-        let body = whole(body, bytes_max).await?;
+        let body = whole(body, bytes_max, share).await?;
         if !body.is_empty() {
             let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
             let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
@@ -98,39 +98,25 @@ where
     Ok(form)
 }
 
-/// Bytes beyond the bound that are still taken, and thrown away: a client that is cut off while it sends may never read
-/// why.
-const DISCARDED_BYTES_MAX: usize = 32 << 20;
-
 /// The whole body, if it has at most `bytes_max` bytes.
-pub async fn whole<B>(body: B, bytes_max: usize) -> Result<Bytes, Error>
+pub async fn whole<B>(body: B, bytes_max: usize, share: &Share) -> Result<Bytes, Error>
 where
     B: http_body::Body + Send,
     B::Data: Send,
     B::Error: std::fmt::Display,
 {
-    let mut body = std::pin::pin!(body);
-    let (mut collected, mut len) = (BytesMut::new(), 0usize);
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| Error::new(INVALID_FORM, format!("the body did not come whole: {error}")))?;
-        // Trailers have no meaning here.
-        let Ok(data) = frame.into_data() else { continue };
-        len = len.saturating_add(data.remaining());
-        if len <= bytes_max {
-            collected.put(data);
-        } else {
-            collected = BytesMut::new();
+    listener::whole(body, bytes_max, share).await.map_err(|fault| {
+        let cause = fault.to_string();
+        match fault {
+            BodyFault::Broken(_) => Error::new(INVALID_FORM, cause),
+            BodyFault::TooLong { .. } => {
+                Error::new(INVALID_FORM, cause).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+            }
+            BodyFault::NoRoom { .. } => {
+                Error::new(RAFT_INTERNAL, cause).with_status(StatusCode::SERVICE_UNAVAILABLE)
+            }
         }
-        if len > bytes_max.saturating_add(DISCARDED_BYTES_MAX) {
-            break;
-        }
-    }
-    if len > bytes_max {
-        let cause = format!("the body has more than {bytes_max} bytes");
-        return Err(Error::new(INVALID_FORM, cause).with_status(StatusCode::PAYLOAD_TOO_LARGE));
-    }
-    Ok(collected.freeze())
+    })
 }
 
 #[cfg(test)]
@@ -171,7 +157,8 @@ mod tests {
     }
 
     async fn read(head: &request::Parts, body: &'static str) -> Result<Form, Error> {
-        of(head, http_body_util::Full::new(Bytes::from_static(body.as_bytes())), 64).await
+        let share = listener::BodyBudget::default().share();
+        of(head, http_body_util::Full::new(Bytes::from_static(body.as_bytes())), 64, &share).await
     }
 
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=utf-8");

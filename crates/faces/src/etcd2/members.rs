@@ -11,8 +11,8 @@ use quorate_member::{Member, MembershipRefusal, MembershipRequest, RequestError}
 
 use super::auth::Need;
 use super::routes::{not_allowed, said};
-use super::{JSON, Thread, form, json, reply, set};
-use crate::listener::Body;
+use super::{JSON, TEXT, Thread, form, json, reply, set};
+use crate::listener::{Body, Share};
 
 /// A request that changes members is at most this long.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -109,7 +109,7 @@ impl Thread {
     }
 
     async fn add_member(&self, head: &request::Parts, body: Incoming) -> Result<Response<Body>, Refused> {
-        let peer_urls = peer_urls(head, body).await?;
+        let peer_urls = peer_urls(head, body, &self.share(head)).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let id = member_id(&peer_urls, &self.shared.config.initial_cluster_token, Some(now));
         let add = MembershipRequest::Add { id, name: String::new(), peer_urls, is_learner: false };
@@ -132,7 +132,7 @@ impl Thread {
         let request = if head.method == Method::DELETE {
             MembershipRequest::Remove { id }
         } else {
-            MembershipRequest::Update { id, peer_urls: peer_urls(head, body).await? }
+            MembershipRequest::Update { id, peer_urls: peer_urls(head, body, &self.share(head)).await? }
         };
         match self.handle().change_membership(request).await {
             Ok(_) => {
@@ -147,14 +147,14 @@ impl Thread {
 }
 
 /// The peer URLs of a request, checked and sorted.
-async fn peer_urls(head: &request::Parts, body: Incoming) -> Result<Vec<String>, Refused> {
+async fn peer_urls(head: &request::Parts, body: Incoming, share: &Share) -> Result<Vec<String>, Refused> {
     let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     if kind != JSON {
         let message = format!("Bad Content-Type {kind}, accept application/json");
         return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
-    let body = form::whole(body, REQUEST_BYTES_MAX)
+    let body = form::whole(body, REQUEST_BYTES_MAX, share)
         .await
         .map_err(|error| Refused(error.status(), error.cause.into()))?;
     read_peer_urls(&body).map_err(Refused::bad)

@@ -36,7 +36,7 @@ use quorate_models::{ModelId, tree};
 use tokio::sync::Semaphore;
 
 use self::errors::Error;
-use crate::listener::{Answering, Body, Face, Stopping, ThreadFace};
+use crate::listener::{Answering, Body, BodyBudget, Face, Stopping, ThreadFace};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -75,6 +75,8 @@ pub struct Config {
 }
 
 impl Config {
+    /// The memory for what clients send.
+    pub bodies: BodyBudget,
     /// The defaults of a dialect.
     #[must_use]
     pub fn new(dialect: Dialect, name: impl Into<String>) -> Self {
@@ -95,6 +97,7 @@ impl Config {
     }
 }
 
+            bodies: BodyBudget::default(),
 /// Large answers that are put together at a time, those of all clients together.
 const LARGE_READS_MAX: usize = 8;
 /// Between two tries to set what the whole cluster shares.
@@ -253,7 +256,9 @@ impl Thread {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        // Held until the answer is there: so long its body, or what was made of it, is in memory.
+        head.extensions.insert(self.shared.config.bodies.share());
         let allowed = self.shared.cors.headers(&head.headers);
         let mut response = if head.method == Method::OPTIONS && self.shared.cors.is_on() {
             Response::new(Body::empty())

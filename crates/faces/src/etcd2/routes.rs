@@ -13,7 +13,7 @@ use super::params::{self, Wish};
 use super::{
     Answer, Dialect, JSON, TEXT, Thread, VERSION_04, is_read, json, keys, not_found, reply, set, text,
 };
-use crate::listener::Body;
+use crate::listener::{Body, Share};
 
 /// What a form's escapes may add to a command, and what stands beside the value.
 const ESCAPED_FACTOR: usize = 3;
@@ -51,11 +51,18 @@ impl Thread {
         response
     }
 
+    /// What the body of this request holds.
+    pub(super) fn share(&self, head: &request::Parts) -> Share {
+        head.extensions.get::<Share>().cloned().unwrap_or_else(|| self.shared.config.bodies.share())
+    }
+
     async fn form(&self, head: &request::Parts, body: Incoming) -> Result<Form, Error> {
         let config = &self.shared.config;
+        let share = self.share(head);
         let bytes_max =
             config.request_bytes_max.saturating_mul(ESCAPED_FACTOR).saturating_add(FORM_EXTRA_BYTES);
-        let form = tokio::time::timeout(config.request_timeout, form::of(head, body, bytes_max)).await;
+        let form =
+            tokio::time::timeout(config.request_timeout, form::of(head, body, bytes_max, &share)).await;
         form.unwrap_or_else(|_| {
             let late = Error::new(INVALID_FORM, "the request did not come whole in time");
             Err(late.with_status(StatusCode::REQUEST_TIMEOUT))

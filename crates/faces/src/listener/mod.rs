@@ -16,6 +16,7 @@ mod first_bytes;
 mod gathered;
 mod handed;
 mod open_files;
+mod request_body;
 mod seldom;
 mod stopping;
 mod switch;
@@ -34,6 +35,8 @@ use quorate_tls::Acceptor;
 
 pub use body::{Body, BodyBroken, Outgoing, outgoing};
 pub use handed::Handed;
+pub(crate) use request_body::whole;
+pub use request_body::{BODIES_BYTES_MAX, BodyBudget, BodyFault, Share};
 pub use stopping::Stopping;
 pub use switch::Switch;
 pub use threads::{LocalPort, Serving};

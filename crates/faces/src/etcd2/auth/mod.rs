@@ -185,7 +185,7 @@ impl Thread {
             Subject::User(name) if deletes => Asked::NoUser(name),
             Subject::Role(name) if deletes => Asked::NoRole(name),
             Subject::User(name) => {
-                let body = form::whole(body, REQUEST_BYTES_MAX).await?;
+                let body = form::whole(body, REQUEST_BYTES_MAX, &self.share(head)).await?;
                 let Some(asked) = UserDocument::read(&body) else {
                     return bad("Invalid JSON in request body.");
                 };
@@ -196,7 +196,7 @@ impl Thread {
                 Asked::User(asked, hash)
             }
             Subject::Role(name) => {
-                let body = form::whole(body, REQUEST_BYTES_MAX).await?;
+                let body = form::whole(body, REQUEST_BYTES_MAX, &self.share(head)).await?;
                 let Some(asked) = RoleDocument::read(&body) else {
                     return bad("Invalid JSON in request body.");
                 };
