@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -163,6 +164,8 @@ def requests_of_both():
     yield "DELETE", keys + "/t?prevValue=3", None
     yield "DELETE", keys + "/t?prevValue=3", None
     yield "DELETE", keys + "/?recursive=true", None
+    yield "DELETE", keys + "/?prevValue=1", None
+    yield "DELETE", keys + "/?prevIndex=1", None
     yield "PUT", keys + "/", form(value="1")
     yield "PUT", keys + "/", form(value="1", prevExist="true")
     yield "POST", keys + "/", form(value="1")
@@ -222,6 +225,72 @@ def requests_of_2():
     yield "DELETE", "/v2/members/123", None
     yield "DELETE", "/v2/members/xyz", None
     yield "GET", "/v2/leader", None
+
+
+def parameters_of_2():
+    """Each parameter in forms that are right and wrong, with each method; each kind of node with each change."""
+    keys = "/v2/keys"
+    for flag in ["recursive", "sorted", "dir", "quorum", "stream", "noValueOnSuccess", "prevExist", "refresh", "wait"]:
+        for value in ["", "2", "yes", "TRUE", "tRUE", "0"]:
+            yield "PUT", keys + "/p/flag", form(value="1", **{flag: value})
+            yield "POST", keys + "/p/order", form(value="1", **{flag: value})
+            yield "DELETE", keys + "/p/flag?" + form(**{flag: value}), None
+            yield "HEAD", keys + "/p?" + form(**{flag: value}), None
+    for number in ["", "0", "-1", "+1", "1.5", "1e3", "0x10", " 1", "9" * 30, "a"]:
+        # A TTL of 0 ends at once here, and a little later there.
+        for name in ["prevIndex", "waitIndex"] if number == "0" else ["ttl", "prevIndex", "waitIndex"]:
+            yield "PUT", keys + "/p/number", form(value="1", **{name: number})
+            yield "POST", keys + "/p/order", form(value="1", **{name: number})
+            yield "GET", keys + "/p/none?" + form(**{name: number}), None
+            yield "DELETE", keys + "/p/none?" + form(**{name: number}), None
+    yield "PUT", keys + "/p/file", form(value="1")
+    yield "PUT", keys + "/p/dir/in", form(value="1")
+    for path in ["/p/file", "/p/dir", "/p/file/below", "/p/dir/none", "/p/none", "/", ""]:
+        for fields in [
+            {"prevExist": "true"},
+            {"prevExist": "false"},
+            {"prevValue": "1"},
+            {"prevValue": "other"},
+            {"prevIndex": "1"},
+            {"prevExist": "false", "prevValue": "1"},
+            {"refresh": "true", "ttl": "100"},
+            {"refresh": "true", "ttl": "100", "prevExist": "true"},
+            {"refresh": "true", "ttl": "100", "prevExist": "false"},
+            {"dir": "true", "prevValue": "1"},
+            {"dir": "true", "prevExist": "true"},
+            {"dir": "true", "prevExist": "true", "ttl": "100"},
+            {"dir": "true", "prevExist": "false"},
+        ]:
+            if "refresh" not in fields:
+                fields["value"] = "1"
+            yield "PUT", keys + path, form(**fields)
+        for query in ["", "dir=true", "recursive=true&dir=false", "prevValue=other", "dir=true&prevValue=other", "prevIndex=1"]:
+            yield "DELETE", keys + path + "?" + query, None
+        yield "POST", keys + path, form(value="1", ttl="100", dir="true")
+        yield "GET", keys + path + "?recursive=true&sorted=true", None
+        yield "HEAD", keys + path, None
+    yield "DELETE", keys + "/p?recursive=true", None
+    yield "PUT", keys + "/p2/", form(value="slash")
+    yield "GET", keys + "/p2/", None
+    yield "PUT", keys + "/p2?ttl=x&value=a", form(ttl="5")
+    yield "PUT", keys + "/p2?prevValue=a", form(value="b", prevValue="slash")
+    yield "DELETE", keys + "/p2?prevValue=b&prevIndex=1", None
+    yield "DELETE", keys + "/p2?recursive=true", None
+    for method in ["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"]:
+        for path in ["/v2/machines", "/v2/stats/self/", "/v2/stats", "/v2/stats/none", "/v2", "/v2/keysx"]:
+            if (method, path) == ("GET", "/v2/machines"):
+                continue
+            yield method, path, "" if method in ("PUT", "POST", "PATCH") else None
+    for body in ["", "{}", '{"peerURLs":[]}', '{"peerURLs":["x"]}', '{"peerURLs":["http://a"]}']:
+        yield "PUT", "/v2/members/123", body
+    yield "PUT", "/v2/members/123", '{"peerURLs":["http://127.0.0.1:1"]}'
+    yield "PUT", "/v2/members/xyz", '{"peerURLs":["http://127.0.0.1:1"]}'
+    yield "PUT", "/v2/members", "{}"
+    yield "POST", "/v2/members/123", "{}"
+    yield "DELETE", "/v2/members", None
+    yield "DELETE", "/v2/members/", None
+    yield "PATCH", "/v2/members", ""
+    yield "HEAD", "/v2/members", None
 
 
 def requests_of_04():
@@ -407,6 +476,17 @@ def ends_of_users():
     yield "PUT", "/v2/auth/enable", ""
 
 
+def names(value):
+    """The names of fields, without their values."""
+    if isinstance(value, dict):
+        return {name: names(inner) for name, inner in value.items()}
+    return None
+
+
+def counts(server):
+    return json.loads(server.ask("GET", "/v2/stats/store")[2])
+
+
 class Comparison:
     def __init__(self, reference, ours):
         self.servers = [reference, ours]
@@ -418,10 +498,43 @@ class Comparison:
             theirs, ours = (shown(server.ask(method, path, body, *who)) for server in self.servers)
             self.compared += 1
             for name in sorted(set(theirs) | set(ours)):
-                if name in ignored or theirs.get(name) == ours.get(name):
-                    continue
-                self.differences += 1
-                print(f"{method} {path} {body or ''} {who}\n  {name}: {theirs.get(name)!r}\n  ours:  {ours.get(name)!r}")
+                if name not in ignored:
+                    self.same(f"{method} {path} {body or ''} {who}\n  {name}", theirs.get(name), ours.get(name))
+
+    def same(self, what, theirs, ours):
+        if theirs != ours:
+            self.differences += 1
+            print(f"{what}: {theirs!r}\n  ours:  {ours!r}")
+
+    def figures(self, before):
+        """What was counted since, and which figures there are."""
+        counted = [
+            {name: now[name] - then[name] for name in now}
+            for now, then in zip((counts(server) for server in self.servers), before)
+        ]
+        # Of the others it counts some failures as successes, and what it reads for itself.
+        for name in ["setsSuccess", "setsFail", "createSuccess", "createFail", "expireCount", "watchers"]:
+            self.compared += 1
+            self.same(f"counted in /v2/stats/store: {name}", *(count[name] for count in counted))
+        for path in ["/v2/stats/self", "/v2/stats/leader", "/v2/stats/store"]:
+            self.compared += 1
+            self.same(path, *(names(json.loads(server.ask("GET", path)[2])) for server in self.servers))
+
+    def ends(self):
+        """Nodes that expire, and what history has forgotten."""
+        for server in self.servers:
+            server.ask("PUT", "/v2/keys/ends/a", form(value="1", ttl="1"))
+            server.ask("PUT", "/v2/keys/ends/dir/b", form(value="1"))
+            server.ask("PUT", "/v2/keys/ends/dir", form(dir="true", ttl="2", prevExist="true"))
+        time.sleep(4)
+        first = self.servers[0].index() - 1
+        self.run([("GET", "/v2/keys/ends?recursive=true&sorted=true", None), ("GET", "/v2/keys/ends/a", None)])
+        self.run(("GET", f"/v2/keys/ends?wait=true&recursive=true&waitIndex={first + n}", None) for n in (0, 1))
+        self.run([("GET", f"/v2/keys/ends/dir/b?wait=true&waitIndex={first}", None)])
+        for server in self.servers:
+            for _ in range(1010):
+                server.ask("PUT", "/v2/keys/ends/many", form(value="1"))
+        self.run(("GET", f"/v2/keys/ends?wait=true&recursive=true&waitIndex={n}", None) for n in (1, 2, first))
 
 
 def main():
@@ -441,6 +554,12 @@ def main():
         server.ask("DELETE", "/v2/keys/w/a?prevValue=4")
     comparison.run(watches(first), counted)
     comparison.run(requests_of_04() if old else requests_of_2(), counted)
+    if not old:
+        level(comparison.servers)
+        before = [counts(server) for server in comparison.servers]
+        comparison.run(parameters_of_2())
+        comparison.figures(before)
+        comparison.ends()
     if not old:
         # Here, users and roles move no index of the tree.
         comparison.run(changes_of_users(), ("x-etcd-index",))

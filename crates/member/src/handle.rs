@@ -230,6 +230,8 @@ pub(crate) struct Shared {
     pub waiting: Mutex<Waiting>,
     pub status: RwLock<Status>,
     pub members: RwLock<Arc<Vec<Member>>>,
+    /// The same, with those that were removed.
+    pub member_list: RwLock<Arc<MemberList>>,
     pub visible: watch::Sender<Visible>,
     /// Tells what became of damaged records.
     pub mended: broadcast::Sender<(Location, Mended)>,
@@ -246,6 +248,7 @@ impl Shared {
     /// Makes `members` the list that faces see.
     pub fn list(&self, members: &MemberList) {
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members.to_vec());
+        *self.member_list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members.clone());
     }
 }
 
@@ -298,6 +301,13 @@ impl Handle {
     #[must_use]
     pub fn members(&self) -> Arc<Vec<Member>> {
         self.shared.members.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// True for a member that once was in the list and is not any more, as far as this member knows.
+    #[must_use]
+    pub fn was_removed(&self, id: MemberId) -> bool {
+        let list = self.shared.member_list.read().unwrap_or_else(PoisonError::into_inner);
+        list.was_removed(id)
     }
 
     /// Puts a command into the log and waits until this member has applied it. Any member takes it; a follower passes

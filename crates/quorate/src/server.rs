@@ -259,6 +259,10 @@ pub(crate) fn listen_config(plan: &Plan, tls: Option<ListenTls>) -> ListenConfig
     config
 }
 
+/// etcd 2.x and 3.4 keep their members and version in the tree of clients: alone, etcd 3.4 has taken three indices for them
+/// before its first client comes.
+const V2_BEGINS_AFTER: u64 = 3;
+
 pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
     let config = etcd3::Config {
         request_bytes_max: plan.request_bytes_max,
@@ -272,21 +276,21 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         ..etcd3::Config::default()
     };
     let mut faces: Vec<Arc<dyn Face>> = Vec::new();
+    // One for all of them: it bounds what the member holds.
+    let bodies = BodyBudget::default();
     // These take their own paths alone; etcd3 takes the rest.
     if plan.enable_v2 {
         let config = etcd2::Config {
             initial_cluster_token: plan.initial_cluster_token.clone(),
-    // One for all of them: it bounds what the member holds.
-    let bodies = BodyBudget::default();
             request_bytes_max: plan.request_bytes_max,
             history_events: plan.v2_history_events,
             client_cert_auth: plan.client_cert_auth,
+            begins_after: V2_BEGINS_AFTER,
+            bodies: bodies.clone(),
             ..etcd2::Config::new(Dialect::V2, plan.name.clone())
         };
         faces.push(Arc::new(Etcd2::new(handle.clone(), config)));
     }
-            begins_after: V2_BEGINS_AFTER,
-            bodies: bodies.clone(),
     if let Some(prefix) = &plan.balsa_prefix {
         let config = balsa::Config {
             prefix: prefix.clone(),
@@ -294,11 +298,11 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
             election_timeout: plan.election_timeout,
             raft_https: !plan.listen_peer.tls.is_empty(),
             takes_readyz: false,
+            bodies,
             ..balsa::Config::default()
         };
         faces.push(Arc::new(Balsa::new(handle.clone(), config)));
     }
-            bodies,
     faces.push(Arc::new(Etcd3::new(handle.clone(), config)));
     faces
 }

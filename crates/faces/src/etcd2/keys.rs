@@ -291,6 +291,11 @@ impl Thread {
 
     /// Carries a command out: answered once it is committed and applied here.
     pub(super) async fn propose(&self, command: &tree::Command) -> Result<(tree::Reply, Applied), Error> {
+        // Before the first change, not beside it: the task that does so at the start may be slower.
+        if let Some(begin) = self.shared.beginning() {
+            let begun = self.handle().propose(ModelId::TREE, tree::encode(&begin)).await;
+            begun.map_err(|error| Error::from(error).at(self.index()))?;
+        }
         let outcome = self.handle().propose(ModelId::TREE, tree::encode(command)).await;
         let applied = outcome.map_err(|error| Error::from(error).at(self.index()))?;
         match &applied.reply {
@@ -384,8 +389,15 @@ impl Thread {
         if let Some(redirect) = self.redirect_to_leader(head, RAFT_INTERNAL).await? {
             return Ok(redirect);
         }
+        // To all servers of this protocol the root is no file, where it is compared, before it is read only.
+        let compares_root = path.is_root() && matches!(write.change, Change::CompareAndDelete(_));
+        let no_file = if self.dialect() == Dialect::V04 { "/" } else { "" };
         let command = command(self.dialect(), path, write.change);
-        let (event, applied) = self.change_for(head, need, command).await?;
+        let changed = self.change_for(head, need, command).await;
+        let (event, applied) = changed.map_err(|error| match error.code {
+            ROOT_READ_ONLY if compares_root => Error::new(NOT_A_FILE, no_file).at(error.index),
+            _ => error,
+        })?;
         let mut shown = shown(self.dialect(), &event);
         let status = if shown.created() { StatusCode::CREATED } else { StatusCode::OK };
         if write.no_value && !event.action.deletes() {

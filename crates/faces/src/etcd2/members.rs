@@ -81,8 +81,12 @@ impl Thread {
         }
         let mut response = match head.method {
             Method::GET => self.list_members(below),
-            Method::POST if below.is_empty() => self.add_member(head, body).await,
+            // What stands below does not count, as in etcd.
+            Method::POST => self.add_member(head, body).await,
             Method::PUT | Method::DELETE if !below.is_empty() => self.change_member(head, below, body).await,
+            Method::PUT | Method::DELETE => {
+                Ok(reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n"))
+            }
             _ => return not_allowed("GET,POST,DELETE,PUT"),
         }
         .unwrap_or_else(|Refused(status, message)| said(status, &message));
@@ -139,6 +143,11 @@ impl Thread {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 Ok(response)
+            }
+            Err(RequestError::Refused { reason: MembershipRefusal::NotFound })
+                if self.handle().was_removed(id) =>
+            {
+                Err(Refused(StatusCode::GONE, format!("Member permanently removed: {id}")))
             }
             Err(RequestError::Refused { reason: MembershipRefusal::NotFound }) => Err(unknown()),
             Err(error) => Err(error.into()),

@@ -64,6 +64,9 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Events that are kept for watchers that start in the past; `None`: as many as the tree keeps by itself.
     pub history_events: Option<u64>,
+    /// Indices that a tree leaves out which was never changed. Clients that list and then watch take an index of 0 for
+    /// "from now on", so it must not be the index of anything: etcd 2.x never shows it.
+    pub begins_after: u64,
     /// Goes into the ids of members that are added.
     pub initial_cluster_token: String,
     /// A request is at most this long once it is a command.
@@ -72,11 +75,11 @@ pub struct Config {
     pub request_timeout: Duration,
     /// A client that says nothing of itself is the user that its certificate names.
     pub client_cert_auth: bool,
+    /// The memory for what clients send.
+    pub bodies: BodyBudget,
 }
 
 impl Config {
-    /// The memory for what clients send.
-    pub bodies: BodyBudget,
     /// The defaults of a dialect.
     #[must_use]
     pub fn new(dialect: Dialect, name: impl Into<String>) -> Self {
@@ -89,15 +92,16 @@ impl Config {
                 Dialect::V2 => vec!["*".to_owned()],
             },
             history_events: None,
+            begins_after: 0,
             initial_cluster_token: "etcd-cluster".to_owned(),
             request_bytes_max: 1536 * 1024,
             request_timeout: Duration::from_secs(300),
             client_cert_auth: false,
+            bodies: BodyBudget::default(),
         }
     }
 }
 
-            bodies: BodyBudget::default(),
 /// Large answers that are put together at a time, those of all clients together.
 const LARGE_READS_MAX: usize = 8;
 /// Between two tries to set what the whole cluster shares.
@@ -134,6 +138,24 @@ impl Shared {
     fn watching(&self) -> usize {
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         watchers.iter().filter_map(Weak::upgrade).map(|watchers| watchers.len()).sum()
+    }
+
+    /// The command with which a tree that was never changed leaves out its first indices, where it is to.
+    fn beginning(&self) -> Option<tree::Command> {
+        let index = self.config.begins_after;
+        let begins = index > 0 && tree::current_index(&self.handle.store().read()).0 == 0;
+        begins.then_some(tree::Command::Begin { index: quorate_ids::TreeIndex(index) })
+    }
+
+    /// Lets the tree begin, once there is a leader.
+    async fn begin(self: Arc<Self>) {
+        while let Some(command) = self.beginning() {
+            match self.handle.propose(ModelId::TREE, tree::encode(&command)).await {
+                Ok(_) | Err(RequestError::Stopped { .. }) => return,
+                // A second one changes nothing.
+                Err(_) => tokio::time::sleep(SETTING_RETRY).await,
+            }
+        }
     }
 
     /// Sees to it that history keeps as many events as it was asked for.
@@ -180,10 +202,11 @@ impl Etcd2 {
 impl Face for Etcd2 {
     fn on_thread(&self, stopping: &Stopping) -> Arc<dyn ThreadFace> {
         let shared = Arc::clone(&self.shared);
-        if !shared.tasks_started.swap(true, Ordering::Relaxed)
-            && let Some(events) = shared.config.history_events
-        {
-            tokio::spawn(Arc::clone(&shared).keep_history(events));
+        if !shared.tasks_started.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(&shared).begin());
+            if let Some(events) = shared.config.history_events {
+                tokio::spawn(Arc::clone(&shared).keep_history(events));
+            }
         }
         let watchers = Arc::new(watch::Watchers::default());
         shared.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watchers));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_faces::etcd2::{Config, Dialect, Etcd2};
-use quorate_faces::listener::{ListenConfig, Serving, serve};
+use quorate_faces::listener::{BodyBudget, ListenConfig, Serving, serve};
 use quorate_member::{Running, start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -321,6 +321,15 @@ async fn keys_are_written_read_and_deleted_as_2_x_does_it() {
             r#"{"message":"Bad Content-Type application/x-www-form-urlencoded, accept application/json"}"#,
         ),
         ("PATCH", "/v2/keys/foo", "", 405, "Method Not Allowed"),
+        ("DELETE", "/v2/keys/?prevValue=1", "", 403, r#"{"errorCode":102,"message":"Not a file","index":3}"#),
+        (
+            "DELETE",
+            "/v2/keys/?dir=true",
+            "",
+            400,
+            r#"{"errorCode":107,"message":"Root is read only","cause":"/","index":3}"#,
+        ),
+        ("DELETE", "/v2/members", "", 405, "Method Not Allowed"),
         ("GET", "/v2/leader", "", 404, "404 page not found"),
     ] {
         let said = machine.said(method, path, form).await;
@@ -475,6 +484,7 @@ async fn a_stream_goes_on_from_the_past_and_ends_with_its_client() {
 #[tokio::test]
 async fn watches_whose_clients_went_away_are_forgotten() {
     const WATCHES: u64 = 300;
+    const WATCHES_AT_A_TIME: u64 = 30;
     for dialect in [Dialect::V04, Dialect::V2] {
         let machine = Machine::of(dialect).await;
         let mut streams = Vec::new();
@@ -483,6 +493,10 @@ async fn watches_whose_clients_went_away_are_forgotten() {
             let path = format!("/v2/keys/h/{number}?wait=true");
             stream.write_all(request("GET", &path, "").as_bytes()).await.expect("sent");
             streams.push(stream);
+            // A burst of connections could be more than wait in the system's queue on a busy machine.
+            if number % WATCHES_AT_A_TIME == 0 {
+                machine.until_watchers(number + 1).await;
+            }
         }
         machine.until_watchers(WATCHES).await;
         // Half of them say that they send nothing more, as those do that are about to go.
@@ -649,4 +663,63 @@ async fn a_follower_that_forwards_answers_on_the_spot() {
     assert_eq!(written.0, 201, "{written:?}");
     let read = machines[follower].said("GET", "/v2/keys/a?consistent=true", "").await;
     assert!(read.0 == 200 && read.1.contains(r#""value":"1""#), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_tree_of_2_x_never_shows_an_index_of_0_to_who_lists_and_then_watches() {
+    let config = Config { begins_after: 3, ..Config::new(Dialect::V2, "machine1") };
+    let machine = Machine::alone(config).await;
+    let index =
+        async || machine.ask("GET", "/v2/keys/", "").await.header("X-Etcd-Index").map(ToOwned::to_owned);
+    until("it begins by itself", async || index().await.as_deref() == Some("3")).await;
+    let first = machine.said("PUT", "/v2/keys/foo", "value=bar").await;
+    let expected =
+        r#"{"action":"set","node":{"key":"/foo","value":"bar","modifiedIndex":4,"createdIndex":4}}"#;
+    assert_eq!(first, (201, expected.to_owned()));
+    let seen = machine.said("GET", "/v2/keys/?recursive=true&wait=true&waitIndex=4", "").await;
+    assert_eq!(seen, (200, expected.to_owned()));
+    // Another face of the same tree leaves it as it is.
+    let other = machine.beside(Config { begins_after: 90, ..Config::new(Dialect::V2, "machine1") });
+    let second = ask(other.addrs()[0], "PUT", "/v2/keys/foo", "value=baz").await;
+    assert!(second.body.contains("\"modifiedIndex\":5"), "{}", second.body);
+    tokio::task::spawn_blocking(|| other.stop()).await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_member_that_was_removed_is_gone_and_one_that_never_was_is_not_found() {
+    let machines = three_of(|name| Config::new(Dialect::V2, name)).await;
+    let (leader, follower) = roles(&machines).await;
+    let id = machines[follower].running().handle().identity().member;
+    let path = format!("/v2/members/{id}");
+    until("it is removed", async || machines[leader].said("DELETE", &path, "").await.0 == 410).await;
+    let gone = machines[leader].said("DELETE", &path, "").await;
+    assert_eq!(gone, (410, format!("{{\"message\":\"Member permanently removed: {id}\"}}")));
+    let unknown = machines[leader].said("DELETE", "/v2/members/123", "").await;
+    assert_eq!(unknown, (404, r#"{"message":"No such member: 123"}"#.to_owned()));
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_memory_is_refused_and_taken_later() {
+    for dialect in [Dialect::V04, Dialect::V2] {
+        let budget = BodyBudget::new(1000).with_timeout(Duration::from_millis(50));
+        let bodies = budget.clone();
+        let machine = Machine::alone(Config { bodies, ..Config::new(dialect, "machine1") }).await;
+        let slow = request("PUT", "/v2/keys/slow", &format!("value={}", "v".repeat(880)));
+        let (first, last) = slow.split_at(slow.len() - 5);
+        let mut stream = TcpStream::connect(machine.addr).await.expect("the port is open");
+        stream.write_all(first.as_bytes()).await.expect("sent");
+        let form = format!("value={}", "v".repeat(500));
+        until("the slow one holds its share", async || budget.bytes_left() < 200).await;
+        let refused = machine.ask("PUT", "/v2/keys/a", &form).await;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        assert!(refused.body.contains("\"errorCode\":300"), "{}", refused.body);
+        assert!(refused.body.contains("nothing was done, try again in a moment"), "{}", refused.body);
+        assert_eq!(machine.ask("GET", "/v2/keys/", "").await.status, 200, "what has no body is answered");
+        stream.write_all(last.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        until("all of it is back", async || budget.bytes_left() == 1000).await;
+        assert_eq!(machine.said("PUT", "/v2/keys/a", &form).await.0, 201);
+    }
 }

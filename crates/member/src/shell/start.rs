@@ -399,6 +399,7 @@ fn run(
         waiting: Mutex::new(Waiting::default()),
         status: RwLock::new(Status::default()),
         members: RwLock::new(Arc::new(stages.members.to_vec())),
+        member_list: RwLock::new(Arc::new(stages.members.clone())),
         visible,
         mended: tokio::sync::broadcast::Sender::new(crate::handle::MENDED_KEPT),
         request_timeout: config.request_timeout(),
