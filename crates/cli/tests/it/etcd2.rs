@@ -233,6 +233,41 @@ fn machines_find_each_other_through_discovery() {
 }
 
 #[test]
+fn a_machine_that_comes_back_at_other_addresses_takes_one_index() {
+    let (_guard, folder) = scratch();
+    let index = |machine: &Machine, key: &str| {
+        let (status, body) = machine.put(key, "bar");
+        assert_eq!(status, 201, "{body}");
+        let index = body.split("\"modifiedIndex\":").nth(1).and_then(|rest| rest.split([',', '}']).next());
+        index.and_then(|index| index.parse::<u64>().ok()).expect("an index")
+    };
+    let moves = |machine: &mut Machine| {
+        machine.stop();
+        machine.client = format!("127.0.0.1:{}", free_port());
+        machine.peer = format!("127.0.0.1:{}", free_port());
+        machine.run(&[]);
+    };
+    let is_listed = |by: &Machine, machine: &Machine| {
+        let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
+        let (_, listed) = by.get(&format!("/v2/keys/_etcd/machines/{}", machine.name));
+        listed.contains(&port(&machine.client)) && listed.contains(&port(&machine.peer))
+    };
+    let mut first = Machine::new(&folder, "m1");
+    first.run(&[]);
+    assert_eq!(index(&first, "alone"), 2);
+    moves(&mut first);
+    wait_until("it is listed where it is", || is_listed(&first, &first)).expect("listed");
+    assert_eq!(index(&first, "moved"), 4);
+    let (mut second, mut third) = (Machine::new(&folder, "m2"), Machine::new(&folder, "m3"));
+    second.run(&["-peers", &first.peer]);
+    third.run(&["-peers", &first.peer]);
+    assert_eq!(index(&first, "three"), 7);
+    moves(&mut third);
+    wait_until("it is listed where it is", || is_listed(&first, &third)).expect("listed");
+    assert_eq!(index(&first, "three-moved"), 9);
+}
+
+#[test]
 fn a_removed_machine_leaves_with_status_0_and_joins_again_as_a_new_one() {
     let (_guard, folder) = scratch();
     let mut first = Machine::new(&folder, "m1");
@@ -268,14 +303,19 @@ fn beyond_the_active_size_machines_stand_by_until_there_is_room() {
         machine.run(&["-peers", &peer]);
     }
     let modes = |peer: &str| http_get(peer, "/v2/admin/machines").expect("an answer").1;
-    let listed = modes(&peer);
-    assert_eq!(
-        (listed.matches("\"mode\":\"peer\"").count(), listed.matches("\"mode\":\"standby\"").count()),
-        (3, 1),
-        "{listed}"
-    );
-    assert_eq!(machines[0].get("/v2/keys/_etcd/standbys/m4").0, 200);
-    assert_eq!(machines[0].get("/v2/keys/_etcd/machines/m4").0, 404);
+    // A vote that is given while the machine is very busy may be given twice, and is taken back then.
+    let mut listed = String::new();
+    wait_until("three vote and one stands by", || {
+        listed = modes(&peer);
+        listed.matches("\"mode\":\"peer\"").count() == 3
+            && listed.matches("\"mode\":\"standby\"").count() == 1
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {listed}"));
+    wait_until("the tree says so", || {
+        machines[0].get("/v2/keys/_etcd/standbys/m4").0 == 200
+            && machines[0].get("/v2/keys/_etcd/machines/m4").0 == 404
+    })
+    .expect("listed");
     // A place becomes free.
     assert_eq!(http_send(&peer, "DELETE", "/v2/admin/machines/m3", "").expect("an answer").0, 200);
     wait_until("the standby votes", || machines[0].get("/v2/keys/_etcd/machines/m4").0 == 200)

@@ -19,6 +19,8 @@ use super::web::Ask;
 /// Between two tries of what did not work for want of a majority or of a peer.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_SLOWLY: Duration = Duration::from_secs(1);
+/// The leader's work waits for so long for what this machine has to say of itself.
+const OWN_FIRST_MAX: Duration = Duration::from_secs(5);
 
 /// What it takes to do so.
 pub(crate) struct Machine {
@@ -77,15 +79,21 @@ impl Drop for Background {
 
 impl Machine {
     async fn run(self, known: watch::Sender<bool>) {
+        let (told, mut is_told) = watch::channel(false);
         let own = async {
             tokio::join!(self.say_where(), self.publish());
+            told.send_replace(true);
             self.wait_until_known().await;
             known.send_replace(true);
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = own => {}
-            () = peer::keep(self.handle.clone(), self.founded) => {}
+            () = async {
+                // What this machine is about to say of itself is listed once, not before and after.
+                let _ = tokio::time::timeout(OWN_FIRST_MAX, is_told.wait_for(|told| *told)).await;
+                peer::keep(self.handle.clone(), self.founded).await;
+            } => {}
             () = self.remember_peers() => {}
             () = self.renew() => {}
         }
@@ -129,7 +137,7 @@ impl Machine {
         }
         tracing::info!(url = self.peer_url, "this machine has a new peer address; telling the others");
         let me = self.handle.identity();
-        let body = peer::announcement(me.cluster, me.member, &self.peer_url);
+        let body = peer::announcement(me.cluster, me.member, &self.peer_url, &self.client_url);
         let mut told_by: Option<String> = None;
         while !is_told() {
             if self.handle.status().is_leader {

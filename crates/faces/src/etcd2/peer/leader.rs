@@ -24,17 +24,43 @@ const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// himself; between the removal of a machine and the admission of the one that replaces it the name stands for nobody.
 const NAMELESS_MAX: Duration = Duration::from_secs(10);
 
+/// A listed machine is written anew once its addresses have been the same for so long: one that moved tells its peer and
+/// its client address one after the other, and both are to take one index.
+const ADDRESSES_REST: Duration = Duration::from_secs(1);
+
+/// What the leader saw of machines, and since when.
+#[derive(Default)]
+struct Seen {
+    /// Listed machines that no member is called like.
+    nameless: BTreeMap<String, Instant>,
+    /// What is to be written of listed machines that moved.
+    moved: BTreeMap<String, (String, Instant)>,
+}
+
+impl Seen {
+    /// Whether the addresses of a listed machine have come to rest.
+    fn rests(&mut self, name: &str, value: &str) -> bool {
+        match self.moved.get(name) {
+            Some((known, since)) if known == value => since.elapsed() >= ADDRESSES_REST,
+            _ => {
+                self.moved.insert(name.to_owned(), (value.to_owned(), Instant::now()));
+                false
+            }
+        }
+    }
+}
+
 /// Goes on until it is dropped.
 pub async fn keep(handle: Handle, founded: ClusterSettings) {
     let registry = Registry { handle: handle.clone() };
     let mut settled: Option<(Arc<Vec<Member>>, Instant)> = None;
-    let mut nameless = BTreeMap::new();
+    let mut seen = Seen::default();
     let mut silence_looked_at = Instant::now();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         if !handle.status().is_leader {
             settled = None;
-            nameless.clear();
+            seen = Seen::default();
             continue;
         }
         let members = handle.members();
@@ -50,7 +76,7 @@ pub async fn keep(handle: Handle, founded: ClusterSettings) {
         if is_settled {
             continue;
         }
-        match reconcile(&registry, &members, founded, &mut nameless).await {
+        match reconcile(&registry, &members, founded, &mut seen).await {
             Ok(true) => settled = Some((members, Instant::now())),
             Ok(false) => {}
             // Tried again at once: elections, races with another leader, and a list that changed meanwhile pass.
@@ -64,7 +90,7 @@ async fn reconcile(
     registry: &Registry,
     members: &[Member],
     founded: ClusterSettings,
-    nameless: &mut BTreeMap<String, Instant>,
+    seen: &mut Seen,
 ) -> Result<bool, RegistryError> {
     registry.handle.read_index().await?;
     let settings = registry.settings(founded).await?;
@@ -92,22 +118,22 @@ async fn reconcile(
             continue;
         };
         if !member.is_learner {
-            write_if_it_differs(registry, MACHINES, &machines, &member.name, value).await?;
+            done &= write_if_it_differs(registry, MACHINES, &machines, &member.name, value, seen).await?;
         } else if is_full {
-            write_if_it_differs(registry, STANDBYS, &standbys, &member.name, value).await?;
+            done &= write_if_it_differs(registry, STANDBYS, &standbys, &member.name, value, seen).await?;
         }
     }
     let named = |entry: &Entry| members.iter().find(|member| member.name == entry.name);
     let listed =
         machines.iter().map(|entry| (MACHINES, entry)).chain(standbys.iter().map(|entry| (STANDBYS, entry)));
-    nameless.retain(|name, _| members.iter().all(|member| member.name != *name));
+    seen.nameless.retain(|name, _| members.iter().all(|member| member.name != *name));
     for (directory, entry) in listed.filter(|(_, entry)| is_ours(&entry.value)) {
         let goes = match named(entry) {
             Some(member) if directory == STANDBYS => !member.is_learner,
             // One that is about to get its vote keeps its place, and with it the index at which it was made.
             Some(member) => member.is_learner && is_full,
             None => {
-                let since = *nameless.entry(entry.name.clone()).or_insert_with(Instant::now);
+                let since = *seen.nameless.entry(entry.name.clone()).or_insert_with(Instant::now);
                 since.elapsed() > NAMELESS_MAX
             }
         };
@@ -156,16 +182,22 @@ async fn replace_silent(
     Ok(())
 }
 
+/// False: it is to be written, and will be once it is what it stays.
 async fn write_if_it_differs(
     registry: &Registry,
     directory: &'static [u8],
     known: &[Entry],
     name: &str,
     value: String,
-) -> Result<(), RegistryError> {
+    seen: &mut Seen,
+) -> Result<bool, RegistryError> {
     let known = known.iter().find(|entry| entry.name == name);
-    if known.is_some_and(|known| known.value == value) {
-        return Ok(());
+    if known.is_some_and(|known| known.value != value) && !seen.rests(name, &value) {
+        return Ok(false);
     }
-    registry.put(directory, name, value, known).await
+    seen.moved.remove(name);
+    if known.is_none_or(|known| known.value != value) {
+        registry.put(directory, name, value, known).await?;
+    }
+    Ok(true)
 }

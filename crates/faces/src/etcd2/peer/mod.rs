@@ -237,6 +237,15 @@ impl Shared {
                 MembershipRequest::Update { id: member.id, peer_urls: vec![announced.peer_url.clone()] };
             self.handle.change_membership(update).await.map_err(raft)?;
         }
+        // At once, so that the list of machines need not be written twice.
+        if let Some(client_url) = announced.client_url.filter(|url| member.client_urls != [url.clone()]) {
+            let publish = MembershipRequest::Publish {
+                id: member.id,
+                name: name.to_owned(),
+                client_urls: vec![client_url],
+            };
+            self.handle.change_membership(publish).await.map_err(raft)?;
+        }
         Ok(text(""))
     }
 
@@ -266,6 +275,8 @@ struct Announcement {
     cluster: ClusterId,
     member: MemberId,
     peer_url: String,
+    /// Machines of older versions publish it by themselves, later.
+    client_url: Option<String>,
 }
 
 impl Announcement {
@@ -273,23 +284,26 @@ impl Announcement {
         let body: Value = serde_json::from_slice(body).ok()?;
         let id = |name: &str| u64::from_str_radix(body.get(name)?.as_str()?, 16).ok();
         let peer_url = body.get("peerURL")?.as_str()?.to_owned();
-        let is_url = peer_url.starts_with("http://") || peer_url.starts_with("https://");
-        is_url.then_some(Self {
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        let client_url = body.get("clientURL").and_then(Value::as_str).map(str::to_owned);
+        is_url(&peer_url).then_some(Self {
             cluster: ClusterId(id("cluster")?),
             member: MemberId(id("member")?),
             peer_url,
+            client_url: client_url.filter(is_url),
         })
     }
 }
 
 /// What a machine that came back puts at `/v2/admin/machines/NAME` of another one.
 #[must_use]
-pub fn announcement(cluster: ClusterId, member: MemberId, peer_url: &str) -> String {
+pub fn announcement(cluster: ClusterId, member: MemberId, peer_url: &str, client_url: &str) -> String {
     format!(
-        "{{\"cluster\":\"{:x}\",\"member\":\"{:x}\",\"peerURL\":{}}}",
+        "{{\"cluster\":\"{:x}\",\"member\":\"{:x}\",\"peerURL\":{},\"clientURL\":{}}}",
         cluster.0,
         member.0,
-        Value::from(peer_url)
+        Value::from(peer_url),
+        Value::from(client_url)
     )
 }
 
@@ -315,12 +329,15 @@ mod tests {
 
     #[test]
     fn an_announcement_comes_back_and_a_join_of_etcd_is_none() {
-        let body = announcement(ClusterId(u64::MAX), MemberId(7), "http://a:1");
+        let body = announcement(ClusterId(u64::MAX), MemberId(7), "http://a:1", "http://a:2");
         let read = Announcement::read(body.as_bytes()).expect("readable");
         assert_eq!(
             (read.cluster, read.member, read.peer_url.as_str()),
             (ClusterId(u64::MAX), MemberId(7), "http://a:1")
         );
+        assert_eq!(read.client_url.as_deref(), Some("http://a:2"));
+        let older = br#"{"cluster":"1","member":"2","peerURL":"http://a:1"}"#;
+        assert_eq!(Announcement::read(older).expect("readable").client_url, None);
         for other in [
             &br#"{"minVersion":2,"maxVersion":2,"name":"m","raftURL":"http://a:1","etcdURL":"http://a:2"}"#[..],
             br#"{"cluster":"1","member":"2","peerURL":"a:1"}"#,
