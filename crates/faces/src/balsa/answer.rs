@@ -111,6 +111,11 @@ impl Answer {
         }
     }
 
+    /// It can't be told whether it happened.
+    pub(super) fn unknown(value: &Value) -> Self {
+        Self::json(StatusCode::GATEWAY_TIMEOUT, value)
+    }
+
     pub(super) fn no_leader() -> Self {
         Self::unavailable(&json!({ "error": "no leader" }))
     }

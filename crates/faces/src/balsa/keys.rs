@@ -63,6 +63,16 @@ impl Shared {
         [self.config.prefix.as_bytes(), key].concat().into()
     }
 
+    /// The key that a request names. Those of a restore that is under way are nobody's business.
+    fn named_key<'a>(&self, parameters: &'a Parameters) -> Result<&'a [u8], Answer> {
+        let key = parameters.needed("key")?;
+        if self.is_hidden(key) {
+            let reason = format!("key {:?} begins as keys of a restore do: take another name", shown(key));
+            return Err(Answer::bad_request(&reason));
+        }
+        Ok(key)
+    }
+
     /// Has a command carried out; a refusal of the model is an error.
     pub(super) async fn propose(&self, command: &Command) -> Result<Done, Answer> {
         let command = keys::encode(command);
@@ -121,7 +131,7 @@ impl Shared {
     pub(super) async fn set(&self, parameters: &Parameters) -> Result<Answer, Answer> {
         self.config.console.say("Set handler called");
         parameters.only(&["key", "value", "ttl", "forward"])?;
-        let key = parameters.needed("key")?;
+        let key = self.named_key(parameters)?;
         let value = parameters.get("value").unwrap_or_default();
         let ttl = parameters.number("ttl", 1, TTL_SECONDS_MAX)?;
         self.forward(parameters)?;
@@ -218,7 +228,7 @@ impl Shared {
 
     pub(super) async fn get(&self, parameters: &Parameters) -> Result<Answer, Answer> {
         parameters.only(&["key", "level", "max_stale"])?;
-        let key = parameters.needed("key")?;
+        let key = self.named_key(parameters)?;
         self.read_at(Self::level(parameters)?).await?;
         let query = RangeQuery::point(self.key(key));
         let _pin = self.handle.store().pin();
@@ -270,7 +280,7 @@ impl Shared {
         let mut progress = Progress::More;
         while progress == Progress::More && !more {
             progress = range_slice(&self.handle.store().read(), &query, at, &mut resume, RANGE_SLICE_KEYS)?;
-            for kv in resume.take_found() {
+            for kv in resume.take_found().into_iter().filter(|kv| !self.is_hidden(&kv.key)) {
                 if found.len() as u64 == limit || bytes > KEYS_BYTES_MAX {
                     more = true;
                     break;
@@ -285,7 +295,7 @@ impl Shared {
 
     pub(super) async fn remove_key(&self, parameters: &Parameters) -> Result<Answer, Answer> {
         parameters.only(&["key", "forward"])?;
-        let key = parameters.needed("key")?;
+        let key = self.named_key(parameters)?;
         self.forward(parameters)?;
         let delete = DeleteRange { key: self.key(key), end: RangeEnd::Single, prev_kv: false };
         let done = self.propose(&Command::DeleteRange(delete)).await?;

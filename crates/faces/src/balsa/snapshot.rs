@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_ids::{LogIndex, Revision};
+use quorate_member::{LeaseAnswer, ModelReply, RequestError};
 use quorate_models::ModelId;
 use quorate_models::keys::{
-    self, Command, KeyValue, Move, Op, Progress, Put, RangeEnd, RangeQuery, RangeResume, Reply, Txn,
-    range_slice, resolve_revision,
+    self, Command, KeyValue, KeysError, Move, Op, Progress, Put, RangeEnd, RangeQuery, RangeResume, Reply,
+    Txn, range_slice, resolve_revision,
 };
 use serde_json::{Map, Value, json};
 
@@ -46,6 +47,9 @@ const SHOWN_BYTES_MAX: usize = 64;
 /// Keys, and bytes, that one command of a restore writes.
 const BATCH_KEYS_MAX: usize = 128;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// How long a restore whose outcome is not known goes on asking; and its pause where nobody can be asked.
+const OUTCOME_PATIENCE: Duration = Duration::from_secs(60);
+const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
 
 impl Shared {
     pub(super) async fn snapshot(
@@ -119,6 +123,9 @@ impl Shared {
     }
 
     async fn send_key(&self, sending: &mut Sending<'_>, kv: KeyValue) -> Result<(), String> {
+        if self.is_hidden(&kv.key) {
+            return Ok(());
+        }
         if kv.meta.lease != 0 {
             sending.with_ttl += 1;
             return Ok(());
@@ -144,7 +151,7 @@ impl Shared {
         // It is empty where all went well. Else its keys go now, or with its time.
         let revoke = keys::encode(&Command::LeaseRevoke { id: lease });
         let _ = self.handle.propose(ModelId::KEYS, revoke).await;
-        let (index, replaced) = moved?;
+        let InPlace { index, replaced } = moved?;
         Ok(Answer::ok(&json!({ "keys": pairs.len(), "replaced": replaced, "index": index.0 })))
     }
 
@@ -152,7 +159,6 @@ impl Shared {
         // The command that puts it is a little longer.
         const BESIDE_BYTES: usize = 256;
         let longest = self.config.request_bytes_max.saturating_sub(BESIDE_BYTES + self.config.prefix.len());
-        let staged = |key: &[u8]| self.config.prefix.is_empty() && key.starts_with(STAGING);
         for (key, value) in pairs {
             let too_long = key.len() + self.config.prefix.len() + STAGING.len() + STAGING_ID_BYTES
                 > keys::USER_KEY_BYTES_MAX;
@@ -161,7 +167,7 @@ impl Shared {
                 let reason = format!("restore: key {:?} and its value are too long", shown(start));
                 return Err(Answer::too_large(&reason));
             }
-            if staged(key) {
+            if self.is_hidden(key) {
                 let reason = format!("restore: key {:?} begins as keys of a restore do", shown(key));
                 return Err(Answer::bad_request(&reason));
             }
@@ -169,13 +175,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The move's place in the log, and how many keys it replaced.
-    async fn restore_under(
-        &self,
-        lease: i64,
-        pairs: &Pairs,
-        replace: bool,
-    ) -> Result<(LogIndex, u64), Answer> {
+    async fn restore_under(&self, lease: i64, pairs: &Pairs, replace: bool) -> Result<InPlace, Answer> {
         let (to, from) = (self.key(b""), self.staging(lease));
         let bytes_max = BATCH_BYTES_MAX.min(self.config.request_bytes_max / 2);
         let mut renewed = Instant::now();
@@ -205,17 +205,82 @@ impl Shared {
         }
         // All or none: with the count, not even a lease that ended in between makes a part of it visible.
         let moving = Move { from, to, replace, count: Some(pairs.len() as u64) };
-        let done = self.propose(&Command::Move(moving)).await?;
-        match done.reply {
-            Reply::Move { replaced, .. } => Ok((done.index, replaced)),
-            other => Err(unexpected(&other)),
+        self.move_in_place(lease, moving).await
+    }
+
+    /// Moves what was put aside, and goes on asking where it is not known what became of that: a second move finds nothing
+    /// left of what a first one moved, so it tells.
+    async fn move_in_place(&self, lease: i64, moving: Move) -> Result<InPlace, Answer> {
+        let command = keys::encode(&Command::Move(moving));
+        let mut since: Option<Instant> = None;
+        loop {
+            let error = match self.handle.propose(ModelId::KEYS, command.clone()).await {
+                Ok(applied) => match applied.reply {
+                    ModelReply::Keys(Reply::Move { replaced, .. }) => {
+                        return Ok(InPlace { index: applied.index, replaced: Some(replaced) });
+                    }
+                    ModelReply::Keys(Reply::Refused {
+                        error: KeysError::MoveIncomplete { found: 0, .. },
+                        ..
+                    }) if since.is_some() => {
+                        // What stands under a lease that lives goes by a move alone.
+                        return match self.handle.lease(lease, true).await {
+                            Ok(LeaseAnswer::Alive { .. }) => {
+                                Ok(InPlace { index: applied.index, replaced: None })
+                            }
+                            _ => Err(unknown_restore("it took too long")),
+                        };
+                    }
+                    ModelReply::Keys(Reply::Refused { error, .. }) => return Err(error.into()),
+                    ModelReply::Keys(other) => return Err(unexpected(&other)),
+                    ModelReply::Members(_) | ModelReply::Tree(_) => {
+                        return Err(unknown_restore("another model answered"));
+                    }
+                },
+                Err(error) => error,
+            };
+            let is_unknown = matches!(error, RequestError::TimedOut | RequestError::LeaderChanged);
+            if since.is_none() && !is_unknown {
+                return Err(error.into());
+            }
+            let begun = *since.get_or_insert_with(Instant::now);
+            if begun.elapsed() > OUTCOME_PATIENCE || matches!(error, RequestError::Stopped { .. }) {
+                return Err(unknown_restore(&error.to_string()));
+            }
+            tracing::info!(%error, seconds = begun.elapsed().as_secs(), "a restore waits to learn its outcome");
+            // It may fail as well; then there is time yet.
+            let _ = self.handle.lease(lease, true).await;
+            if !is_unknown {
+                tokio::time::sleep(OUTCOME_PAUSE).await;
+            }
         }
+    }
+
+    /// Whether this key would stand where restores put theirs aside: there is none to be seen, with whatever name.
+    pub(super) fn is_hidden(&self, key: &[u8]) -> bool {
+        self.config.prefix.is_empty() && key.starts_with(STAGING)
     }
 
     /// Where the keys of one restore stand until all are there. It is longer than what they are moved to.
     fn staging(&self, lease: i64) -> Bytes {
         [STAGING, format!("{lease:016x}/").as_bytes(), self.config.prefix.as_bytes()].concat().into()
     }
+}
+
+/// A restore whose keys are where they belong.
+struct InPlace {
+    index: LogIndex,
+    /// How many keys had to go; not known where the answer to that was lost.
+    replaced: Option<u64>,
+}
+
+fn unknown_restore(why: &str) -> Answer {
+    Answer::unknown(&json!({
+        "error": format!("it is not known whether the restore happened: {why}"),
+        "outcome": "unknown",
+        "check": "the keys appear all at once or not at all: look for one of them with /get or /keys, or send the same again \
+                  with replace=true, which does no harm",
+    }))
 }
 
 struct Sending<'a> {

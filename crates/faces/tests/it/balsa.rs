@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate_faces::balsa::{Balsa, Config, Console, Sink};
 use quorate_faces::etcd3::{self, Etcd3};
-use quorate_faces::listener::{Face, ListenConfig, Serving, Switch, serve};
+use quorate_faces::listener::{BodyBudget, Face, ListenConfig, Serving, Switch, serve};
 use quorate_member::{Running, start};
 use quorate_wire::etcdserverpb as pb;
 use quorate_wire::etcdserverpb::kv_client::KvClient;
@@ -379,4 +379,51 @@ async fn faces_are_exchanged_behind_an_open_port() {
     node.switch.replace(Vec::new());
     node.expect("/get?key=k", 404, "404 page not found").await;
     second.stop();
+}
+
+#[tokio::test]
+async fn keys_of_a_restore_that_is_under_way_are_nowhere_to_be_seen() {
+    let node = Node::with(|config| config.prefix.clear()).await;
+    node.expect("/set?key=k&value=v", 200, "").await;
+    let mut etcd = node.etcd().await;
+    let staged = pb::PutRequest {
+        key: b"\0restore/0000000000000007/k2"[..].into(),
+        value: b"v"[..].into(),
+        ..pb::PutRequest::default()
+    };
+    etcd.put(staged).await.expect("put");
+    let listed = node.get("/keys").await.json();
+    assert_eq!((&listed["keys"], &listed["more"]), (&serde_json::json!(["k"]), &false.into()));
+    assert_eq!(node.get("/keys?prefix=%00").await.json()["keys"], serde_json::json!([]));
+    for request in ["/get?", "/set?value=v&", "/remove?"] {
+        let path = format!("{request}key=%00restore/0000000000000007/k2");
+        node.expect(&path, 400, "begins as keys of a restore do").await;
+    }
+    let download = node.get("/snapshot?op=download").await.text();
+    assert!(download.contains(r#""key":"k""#) && !download.contains("k2"), "{download}");
+    assert!(download.contains(r#""keys":1"#), "{download}");
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_memory_is_refused_and_taken_later() {
+    let budget = BodyBudget::new(1000).with_timeout(Duration::from_millis(50));
+    let node = Node::with(|config| config.bodies = budget.clone()).await;
+    let head = "POST /set HTTP/1.1\r\nHost: n1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: ";
+    let mut slow = TcpStream::connect(node.addr).await.expect("the port is open");
+    slow.write_all(format!("{head}900\r\n\r\nkey=slow&value={}", "v".repeat(880)).as_bytes())
+        .await
+        .expect("sent");
+    let form = format!("key=k&value={}", "v".repeat(500));
+    let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+    super::etcd2::until("the slow one holds its share", async || budget.bytes_left() < 200).await;
+    let refused = node.send("POST", "/set", kind, form.as_bytes()).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.json()["error"].as_str().expect("a reason").contains("nothing was done, try again"));
+    assert!(refused.head.to_ascii_lowercase().contains("retry-after: 1"), "{}", refused.head);
+    slow.write_all(b"vvvvv").await.expect("sent");
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    super::etcd2::until("all of it is back", async || budget.bytes_left() == 1000).await;
+    assert_eq!(node.send("POST", "/set", kind, form.as_bytes()).await.status, 200);
 }
