@@ -250,8 +250,15 @@ fn reply(status: StatusCode, kind: &'static str, body: impl Into<bytes::Bytes>) 
     response
 }
 
+/// Text; what is empty is of no type, as servers in Go have it.
 fn text(body: impl Into<bytes::Bytes>) -> Response<Body> {
-    reply(StatusCode::OK, TEXT, body)
+    let body = body.into();
+    let is_empty = body.is_empty();
+    let mut response = reply(StatusCode::OK, TEXT, body);
+    if is_empty {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    response
 }
 
 fn not_found() -> Response<Body> {
