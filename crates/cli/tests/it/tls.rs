@@ -43,6 +43,11 @@ fn health(addr: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<S
 
 /// A GET over TLS: the answer, or why there is none.
 pub fn get(addr: &str, path: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<String, String> {
+    ask(addr, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), ca, shown)
+}
+
+/// A request over TLS, sent as it is: the answer, or why there is none.
+fn ask(addr: &str, request: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>) -> Result<String, String> {
     let settings = Settings {
         cert_file: shown.map(|(cert, _)| cert.clone()),
         key_file: shown.map(|(_, key)| key.clone()),
@@ -58,10 +63,7 @@ pub fn get(addr: &str, path: &str, ca: &Path, shown: Option<&(PathBuf, PathBuf)>
         let mut stream =
             tls.connect("127.0.0.1", stream, PATIENCE).await.map_err(|error| error.to_string())?;
         let explain = |error: std::io::Error| tls.explain(&error).unwrap_or_else(|| error.to_string());
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
-            .await
-            .map_err(explain)?;
+        stream.write_all(request.as_bytes()).await.map_err(explain)?;
         stream.flush().await.map_err(explain)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.map_err(explain)?;
@@ -381,4 +383,40 @@ fn clients_and_members_whose_certificates_are_expired_or_for_another_host_are_to
         });
         assert!(seen.is_ok(), "{name}: {told}");
     }
+}
+
+#[test]
+fn a_user_of_the_v2_api_is_who_the_certificate_names() {
+    let (_guard, folder) = scratch();
+    let ca = Ca::new(&folder, "ca");
+    let [server, root, alice, nobody] = ["m0", "root", "alice", "nobody"].map(|name| ca.sign(&folder, name));
+    let mut cluster = Cluster::plan(binary(), &folder, 1, &["--enable-v2"]).expect("a plan");
+    let flags = [https(&cluster, 0), demanding("", &ca, &server), demanding("peer-", &ca, &server)].concat();
+    start(&mut cluster.members[0], &flags);
+    say(&mut cluster.members[0], "ready to serve client requests");
+    let addr = cluster.members[0].client.clone();
+    let put = |who: &(PathBuf, PathBuf), path: &str, body: &str| {
+        let kind =
+            if body.starts_with('{') { "application/json" } else { "application/x-www-form-urlencoded" };
+        let request = format!(
+            "PUT /v2/{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = ask(&addr, &request, &ca.file, Some(who)).expect("an answer");
+        answer.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).expect("a status")
+    };
+    assert_eq!(put(&nobody, "auth/users/root", r#"{"user":"root","password":"a"}"#), 201);
+    let role = r#"{"role":"r","permissions":{"kv":{"read":["/r/*"],"write":["/r/*"]}}}"#;
+    assert_eq!(put(&nobody, "auth/roles/r", role), 201);
+    let user = r#"{"user":"alice","password":"b","roles":["r"]}"#;
+    // As in etcd, which takes the roles of a new user for a change of it.
+    assert_eq!(put(&nobody, "auth/users/alice", user), 200);
+    assert_eq!(put(&nobody, "auth/enable", ""), 200);
+    let guest = r#"{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}"#;
+    assert_eq!(put(&alice, "auth/roles/guest", guest), 401, "she is not root");
+    assert_eq!(put(&root, "auth/roles/guest", guest), 200);
+    assert_eq!(put(&alice, "keys/r/a", "value=1"), 201);
+    assert_eq!(put(&alice, "keys/other", "value=1"), 401);
+    assert_eq!(put(&nobody, "keys/r/a", "value=2"), 401);
+    assert_eq!(put(&root, "keys/other", "value=1"), 201);
 }
