@@ -57,6 +57,7 @@ mod planted {
         ("count-a-wiped-vote", Mutant::Member(Member::CountAWipedVote)),
         ("promote-too-early", Mutant::Member(Member::PromoteTooEarly)),
         ("leave-at-once", Mutant::Member(Member::LeaveAtOnce)),
+        ("ignore-levels", Mutant::Member(Member::IgnoreLevels)),
     ];
 }
 

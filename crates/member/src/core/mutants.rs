@@ -37,6 +37,8 @@ mod planting {
         PromoteTooEarly,
         /// A member that was removed ends at once, whatever the others know.
         LeaveAtOnce,
+        /// A command is proposed whatever versions the members run.
+        IgnoreLevels,
     }
 
     thread_local! {
