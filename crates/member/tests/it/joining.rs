@@ -9,6 +9,7 @@ use quorate_member::{
     MembershipRequest, Newcomer, RequestError, Running, StartError, Stopped, start,
 };
 
+use crate::membership::change;
 use crate::{PATIENCE, read, run, write_soon};
 
 pub fn url(port: u16) -> String {
@@ -265,10 +266,10 @@ fn an_admission_that_its_host_left_half_done_is_finished_or_undone_by_the_leader
         let handle = host.handle();
         leads(&handle).await;
         leads(&unwilling.handle()).await;
-        handle.change_membership(admission(70, &unwilling, "n3")).await.expect("committed");
+        change(&handle, admission(70, &unwilling, "n3")).await;
         until(&handle, "n3 refuses and is removed", |members| members.len() == 1).await;
         assert_eq!(read(&unwilling.handle(), "first").await.as_deref(), Some("v"));
-        handle.change_membership(admission(71, &willing, "n2")).await.expect("committed");
+        change(&handle, admission(71, &willing, "n2")).await;
         let willing = moved(willing).await;
         all_vote(&handle, &["n1", "n2"]).await;
         assert_eq!(willing.handle().identity().member.0, 71);

@@ -19,7 +19,7 @@ use crate::joining::{founder, url};
 use crate::{PATIENCE, put, read, run, write, write_soon};
 
 /// Tries a change again while it may pass in a moment.
-async fn change(handle: &Handle, request: MembershipRequest) -> Vec<Member> {
+pub(crate) async fn change(handle: &Handle, request: MembershipRequest) -> Vec<Member> {
     let deadline = Instant::now() + PATIENCE;
     // An outcome that was not known may have been a success.
     let (mut is_unknown, is_removal) = (false, matches!(request, MembershipRequest::Remove { .. }));
