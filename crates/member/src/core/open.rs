@@ -190,12 +190,8 @@ pub fn open(
     let extra = Extra::decode(&meta.extra)?;
     let point = SnapshotPoint { index: meta.applied_index, term: meta.applied_term };
     let restored = restored(&recovered, &extra, point)?;
-    let mut stamps = (extra.cluster_time, extra.wall_time);
-    for entry in &restored.entries {
-        if let Some(Ok(envelope)) = super::log_loop::envelope_of(entry) {
-            stamps = (stamps.0.max(envelope.cluster_time), stamps.1.max(envelope.wall_time));
-        }
-    }
+    // What the log holds beyond may still lose its place there.
+    let stamps = (extra.cluster_time, extra.wall_time);
     config.consensus.id = identity.member;
     config.log_loop.identity = identity;
     let start = config.log_loop.start;

@@ -281,7 +281,7 @@ impl LogLoop {
             }
             LogInput::SnapshotFailed { from, point } => self.snapshot_failed(from, point),
             LogInput::Installed { point, members, stamps } => {
-                self.stamper.seen(stamps.0, stamps.1);
+                self.stamper.settled(stamps.0, stamps.1);
                 self.installed(point, members);
             }
             LogInput::JoinQuestion { ask, question, hosts } => self.join_question(ask, question, hosts),

@@ -16,13 +16,6 @@ impl LogLoop {
                 );
             }
             self.batch_needs_write |= ready.must_sync || !ready.entries.is_empty();
-            for entry in &ready.entries {
-                if let Ok(envelope) = envelope_of(entry).transpose()
-                    && let Some(envelope) = envelope
-                {
-                    self.stamper.seen(envelope.cluster_time, envelope.wall_time);
-                }
-            }
             if let Some(last) = ready.entries.last() {
                 self.last_index = last.index;
             }
@@ -105,7 +98,7 @@ impl LogLoop {
     pub(super) fn role_changed(&mut self, role: Role, leader: Option<MemberId>, term: Term, now: Now) {
         tracing::info!(?role, leader = ?leader, %term, "role");
         if role == Role::Leader {
-            self.stamper.lead(now);
+            self.lead_time(term, now);
             self.joins.leads(Some(now.monotonic));
             self.noted.clear();
             self.out.push(LogOutput::Apply(ApplyInput::Lead { term }));
@@ -115,6 +108,17 @@ impl LogLoop {
             self.out.push(LogOutput::Apply(ApplyInput::Follow));
         }
         self.reads.give_up_round(None);
+    }
+
+    /// Time goes on from the log's last entry that has stamps, which never go back along the log. Before the first stamp
+    /// of a term at the latest: a proposal may come before the change of the role is told.
+    pub(super) fn lead_time(&mut self, term: Term, now: Now) {
+        let consensus = &self.consensus;
+        self.stamper.lead(term, now, || {
+            let (_, entries) = consensus.log();
+            let mut stamped = entries.iter().rev().filter_map(|entry| envelope_of(entry)?.ok());
+            stamped.next().map(|envelope| (envelope.cluster_time, envelope.wall_time))
+        });
     }
 
     pub(super) fn commit(&mut self, entries: Vec<Entry>) {
@@ -153,6 +157,7 @@ impl LogLoop {
         let said =
             |error: &dyn std::fmt::Display| format!("log entry {} can't be applied: {error}", entry.index);
         let Some(envelope) = envelope_of(entry).transpose().map_err(|e| said(&e))? else { return Ok(None) };
+        self.stamper.settled(envelope.cluster_time, envelope.wall_time);
         let mine = envelope.origin.member == self.config.identity.member
             && envelope.origin.start == self.config.start;
         if mine {

@@ -139,6 +139,7 @@ impl LogLoop {
         if !self.may_be_logged(model, &command) {
             return Err(ForwardRefusal::TooNew);
         }
+        self.lead_time(self.consensus.leadership().2, now);
         let (cluster_time, mut wall_time) = self.stamper.stamp(now);
         if planted!(FollowWallClock) {
             wall_time = now.wall;
