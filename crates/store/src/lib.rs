@@ -147,6 +147,12 @@ impl Store {
         self.read().front_room()
     }
 
+    /// True where the next checkpoint gives a segment up.
+    #[must_use]
+    pub fn has_vacated(&self) -> bool {
+        !self.read().front.vacated.is_empty()
+    }
+
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }

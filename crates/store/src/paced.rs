@@ -26,14 +26,19 @@ pub(crate) fn write_piece(
     Ok(())
 }
 
-/// Reserves space up to at least `end`, a step ahead.
+/// Reserves space up to at least `end`, a step ahead where there is as much.
 pub(crate) fn reserve(file: &dyn File, path: &str, end: u64) -> Result<(), StoreError> {
     let want = end.next_multiple_of(PREALLOCATE_BYTES);
     let len = file.len().map_err(|e| StoreError::io(path, e))?;
     if len >= end {
         return Ok(());
     }
-    file.preallocate(want).map_err(|e| StoreError::io(path, e))
+    match file.preallocate(want).map_err(|e| StoreError::io(path, e)) {
+        Err(StoreError::NoSpace { .. }) if end < want => {
+            file.preallocate(end).map_err(|e| StoreError::io(path, e))
+        }
+        other => other,
+    }
 }
 
 /// A file written from its start to its end.
@@ -85,9 +90,10 @@ impl PacedFile {
         if self.filled > 0 {
             self.flush(pace)?;
         }
-        // What was reserved too much goes back. Nothing relies on it.
+        // What was reserved too much goes back. Nothing relies on it but the disk's space, which a crash must not take again.
         let used = self.flushed.next_multiple_of(DIRECT_ALIGN_BYTES as u64);
-        self.file.truncate(used).map_err(|e| StoreError::io(&self.path, e))?;
+        let cut = self.file.truncate(used).and_then(|()| self.file.sync_data());
+        cut.map_err(|e| StoreError::io(&self.path, e))?;
         Ok((self.flushed, self.crc))
     }
 }

@@ -18,6 +18,10 @@ use crate::{Location, Store, StoreConfig, StoreError, TableId, Tables};
 
 /// Rows looked at, or records moved, in one hold of a lock.
 const RECORDS_PER_LOCK: usize = 64;
+/// The last segment is sealed early only once it has this part of a whole one's size,
+const TAIL_SEALED_FROM: u32 = 8;
+/// and less than this alive.
+const TAIL_ALIVE_PERCENT: u64 = 25;
 /// Bytes moved in one hold of the write lock, unless a single record is larger.
 const BYTES_PER_LOCK: usize = 64 * 1024;
 
@@ -96,7 +100,11 @@ impl Store {
             let suspects = self.suspects();
             (suspects.unmended.clone(), suspects.condemned.clone())
         };
-        self.read().rewriting(&unmended, &condemned)
+        let chosen = self.read().rewriting(&unmended, &condemned);
+        chosen.or_else(|| {
+            let sealed = self.write().seal_sparse_tail();
+            if sealed { self.read().rewriting(&unmended, &condemned) } else { None }
+        })
     }
 
     fn finish_rewriting(&self, rewriting: Rewriting) -> RewriteStep {
@@ -251,6 +259,19 @@ impl Tables {
             mode: Mode::File { offset: SEGMENT_BLOCK_BYTES, records: 0 },
             damaged: Vec::new(),
         })
+    }
+
+    /// The segment that is being extended is not rewritten. Where hardly anything of it is alive, it is not extended any
+    /// more: else it would keep its space until much more was written. True if it can be rewritten at once.
+    fn seal_sparse_tail(&mut self) -> bool {
+        let Some((number, _)) = self.tail else { return false };
+        let Some(segment) = self.segments.get(&number) else { return false };
+        let is_large = segment.durable_bytes >= self.config.segment_bytes_max / TAIL_SEALED_FROM;
+        if !is_large || segment.weight_live.saturating_mul(100 / TAIL_ALIVE_PERCENT) >= segment.weight_total {
+            return false;
+        }
+        self.tail = None;
+        true
     }
 
     fn is_owned(&self, head: &Head<'_>, at: Location) -> bool {

@@ -42,17 +42,20 @@ pub struct CheckpointStage {
     store: Store,
     stuck: Option<CheckpointInput>,
     damaged: Vec<Location>,
+    /// There was nothing to do in the background.
+    rests: bool,
 }
 
 impl CheckpointStage {
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, stuck: None, damaged: Vec::new() }
+        Self { store, stuck: None, damaged: Vec::new(), rests: false }
     }
 
     /// Writes a checkpoint; blocks for the disk and the pace.
     pub fn step(&mut self, input: CheckpointInput, pace: &mut dyn Pace) -> CheckpointOutput {
         assert!(self.stuck.is_none(), "one checkpoint is under way at a time");
+        self.rests = false;
         match self.store.checkpoint(&input.frozen, pace) {
             Ok(_) => CheckpointOutput::Durable { point: input.point, membership: input.membership },
             Err(StoreError::NoSpace { .. }) => {
@@ -87,10 +90,12 @@ impl CheckpointStage {
         self.store.durable_index()
     }
 
-    /// True where a checkpoint should be made soon, so that a damaged file can go.
+    /// True where a checkpoint should be made soon: so that a damaged file can go, or one that holds nothing any more, so
+    /// that space comes back without waiting for more to be written.
     #[must_use]
     pub fn wants_checkpoint(&self) -> bool {
-        self.stuck.is_none() && self.store.wants_checkpoint()
+        let frees = || self.rests && self.store.has_vacated();
+        self.stuck.is_none() && (self.store.wants_checkpoint() || frees())
     }
 
     /// A bounded piece of background work: merging runs, rewriting segments, writing a damaged index anew, removing
@@ -119,6 +124,7 @@ impl CheckpointStage {
             Err(error) => return Err(error.to_string()),
         };
         self.store.collect().map_err(|error| error.to_string())?;
+        self.rests = !merged && !rewritten;
         Ok(merged || rewritten)
     }
 }

@@ -175,6 +175,10 @@ pub fn run_checkpoints(
         if let Some(outcome) = outcome {
             report(links, outcome, started, stuck);
         }
+        if !stage.is_stuck() && !pace.hurries() {
+            // Where checkpoints follow each other without a pause, nothing would come back of what they leave behind.
+            more = background_work(links, &mut stage, &mut pace);
+        }
     }
 }
 

@@ -366,7 +366,13 @@ impl World {
             stage.retry(&mut Unpaced)
         } else {
             match running.queues[Stage::Checkpoint as usize].waiting.pop_front() {
-                Some(Input::Checkpoint(input)) => Some(stage.step(input, &mut Unpaced)),
+                Some(Input::Checkpoint(input)) => {
+                    let output = stage.step(input, &mut Unpaced);
+                    if !stage.is_stuck() {
+                        background = Some(stage.background(&mut Unpaced));
+                    }
+                    Some(output)
+                }
                 _ => {
                     background = Some(stage.background(&mut Unpaced));
                     None

@@ -19,7 +19,7 @@ fn a_checkpoint_that_found_the_disk_full_succeeds_later() {
     let used = disk.used_bytes();
     // Each limit stops it somewhere else: at a segment, at the run, at the manifest.
     let mut stopped_at = std::collections::BTreeSet::new();
-    for more in (0..).map(|step| step * 10_000) {
+    for more in (0..).map(|step| step * 1_000) {
         disk.limit(Some(used + more));
         match subject.store.checkpoint(&frozen, &mut Unpaced) {
             Err(StoreError::NoSpace { path, .. }) => stopped_at.insert(path),
@@ -31,6 +31,28 @@ fn a_checkpoint_that_found_the_disk_full_succeeds_later() {
     assert!(stopped_at.len() >= 3, "{stopped_at:?}");
     subject.put(KEYS, b"afterwards", b"row", b"in the next front");
     disk.limit(None);
+    subject.checkpoint();
+    subject.check();
+    let (store, _) = Store::open(Arc::new(disk), small(), identity(1), 0).expect("an open");
+    check(&store, &subject.expected);
+}
+
+#[test]
+fn the_last_segment_gives_its_space_back_too() {
+    let disk = FaultDisk::default();
+    let mut subject = Subject::create(Arc::new(disk.clone()), small());
+    (0..8u64).for_each(|n| subject.put(KEYS, &n.to_be_bytes(), b"row", &body(n, 1500)));
+    subject.checkpoint();
+    let full = disk.used_bytes();
+    (0..8u64).for_each(|n| subject.remove(KEYS, &n.to_be_bytes()));
+    assert!(matches!(subject.store.rewrite_step(1 << 20), Ok(RewriteStep::More { .. })));
+    while !subject.store.has_vacated() {
+        subject.store.rewrite_step(1 << 20).expect("a step");
+    }
+    subject.checkpoint();
+    let left = disk.used_bytes();
+    assert!(left * 4 < full, "{left} of {full} bytes are left");
+    subject.put(KEYS, b"afterwards", b"row", b"in a segment of its own");
     subject.checkpoint();
     subject.check();
     let (store, _) = Store::open(Arc::new(disk), small(), identity(1), 0).expect("an open");
