@@ -152,12 +152,12 @@ fn processes(job: &mut Job) -> anyhow::Result<Outcome> {
 }
 
 fn clients(job: &mut Job) -> anyhow::Result<Outcome> {
-    let fetched = fetch_clients(job, false)?;
+    let fetched = fetch_clients(job, |flag| flag != FAKETIME)?;
     if fetched.flags.is_empty() {
         return Ok(Outcome::Skipped(fetched.missing.join("; ")));
     }
     build_checked(job)?;
-    job.run(fetched.command().args(&fetched.flags))?;
+    job.run(&mut fetched.command(&[]))?;
     let mut told = vec![job.tail(1)];
     told.extend(fetched.missing.iter().map(|why| format!("without {why}")));
     Ok(Outcome::Passed(told.join("; ")))
@@ -171,12 +171,17 @@ struct Fetched {
     scratch: PathBuf,
 }
 
-/// `for_chaos`: with what moves clocks, too.
-fn fetch_clients(job: &mut Job, for_chaos: bool) -> anyhow::Result<Fetched> {
+/// What moves clocks: of use to chaos alone.
+const FAKETIME: &str = "--faketime";
+/// What chaos uses.
+const OF_CHAOS: [&str; 4] = ["--go", "--etcdctl", "--python", FAKETIME];
+
+/// Gets the clients whose flag is `wanted`.
+fn fetch_clients(job: &mut Job, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Fetched> {
     let scratch = target().join("interop");
     std::fs::create_dir_all(&scratch)?;
     let mut fetched = Fetched { flags: Vec::new(), missing: Vec::new(), scratch: scratch.join("scratch") };
-    for source in SOURCES.iter().filter(|source| for_chaos || source.flag != "--faketime") {
+    for source in SOURCES.iter().filter(|source| wanted(source.flag)) {
         match source.get(job, &scratch)? {
             Client::At(path) => fetched.flags.extend([source.flag.into(), path.into()]),
             Client::Missing(why) => {
@@ -193,10 +198,11 @@ impl Fetched {
         self.flags.iter().any(|given| given == flag)
     }
 
-    /// The scenarios' program with the binary and a folder.
-    fn command(&self) -> Command {
+    /// The scenarios' program, told what to do, with the binary, a folder and the clients.
+    fn command(&self, what: &[&str]) -> Command {
         let mut command = program("quorate-interop");
-        command.arg("--binary").arg(target().join("checked/quorate")).arg("--folder").arg(&self.scratch);
+        command.args(what).arg("--binary").arg(target().join("checked/quorate"));
+        command.arg("--folder").arg(&self.scratch).args(&self.flags);
         command
     }
 }
@@ -204,12 +210,11 @@ impl Fetched {
 /// Runs chaos alone, with what it prints shown as it comes.
 pub fn chaos(options: &[&str]) -> anyhow::Result<bool> {
     let mut job = Job::open("chaos")?;
-    let fetched = fetch_clients(&mut job, true)?;
+    let fetched = fetch_clients(&mut job, |flag| OF_CHAOS.contains(&flag))?;
     anyhow::ensure!(fetched.has("--go"), "no Go client: {}", fetched.missing.join("; "));
     build_checked(&mut job)?;
-    let mut command = fetched.command();
-    command.arg("chaos").args(&fetched.flags).args(options).stdin(Stdio::null());
-    Ok(command.status()?.success())
+    let mut command = fetched.command(&["chaos"]);
+    Ok(command.args(options).stdin(Stdio::null()).status()?.success())
 }
 
 fn check_dependencies(job: &mut Job) -> anyhow::Result<Outcome> {

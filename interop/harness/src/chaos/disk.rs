@@ -52,6 +52,12 @@ impl SmallDisk {
     }
 }
 
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = output(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
 /// A disk in a file.
 #[derive(Debug)]
 pub struct FileDisk {
