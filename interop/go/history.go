@@ -222,7 +222,7 @@ func (t truth) effect(c *call, at int64) []string {
 	return wrong
 }
 
-// order checks that the order by revisions contradicts no clock, and that no client's view of one member goes back.
+// order checks that the order by revisions contradicts no clock, and that what one member shows does not go back.
 func order(calls []*call, placed map[int64]int64) []string {
 	var wrong []string
 	position := func(c *call) (int64, bool) {
@@ -240,15 +240,15 @@ func order(calls []*call, placed map[int64]int64) []string {
 	told := append([]*call{}, calls...)
 	sort.SliceStable(told, func(i, j int) bool { return told[i].told < told[j].told })
 	floor, highest, next := int64(-1), (*call)(nil), 0
-	type view struct {
-		worker int
-		member uint64
-	}
-	views := map[view]*call{}
+	shown := map[uint64]*call{}
 	for _, c := range asked {
 		for ; next < len(told) && told[next].told < c.asked; next++ {
-			if at, there := position(told[next]); there && told[next].outcome == done && at > floor {
-				floor, highest = at, told[next]
+			ended := told[next]
+			if at, there := position(ended); there && ended.outcome == done && at > floor {
+				floor, highest = at, ended
+			}
+			if before := shown[ended.member]; ended.outcome == done && (before == nil || ended.revision > before.revision) {
+				shown[ended.member] = ended
 			}
 		}
 		at, there := position(c)
@@ -256,11 +256,9 @@ func order(calls []*call, placed map[int64]int64) []string {
 			continue
 		}
 		if c.serializable {
-			of := view{c.worker, c.member}
-			if before := views[of]; before != nil && before.revision > c.revision {
-				wrong = append(wrong, fmt.Sprintf("member %x went back from revision %d to %d for worker %d (calls %d and %d)", c.member, before.revision, c.revision, c.worker, before.number, c.number))
+			if before := shown[c.member]; before != nil && before.revision > c.revision {
+				wrong = append(wrong, fmt.Sprintf("member %x went back from revision %d to %d (calls %d of worker %d and %d of worker %d)", c.member, before.revision, c.revision, before.number, before.worker, c.number, c.worker))
 			}
-			views[of] = c
 			continue
 		}
 		if at < floor {

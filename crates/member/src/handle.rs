@@ -93,6 +93,9 @@ pub enum RequestError {
          first; nothing was done"
     )]
     TooNew,
+    /// Nothing happened: a member that was just started again answers only for the cluster, not yet for itself.
+    #[error("this member applies its log again after a start, and does not know yet how far it once was")]
+    Replaying,
     /// The member is stopping or has failed; the reason says why.
     #[error("this member does not serve: {reason}")]
     Stopped { reason: String },
@@ -196,6 +199,8 @@ pub struct Status {
     pub failed: Option<String>,
     /// True while writes are refused because the disk is full.
     pub no_space: bool,
+    /// Whether reads that ask nobody else may be answered: see [`Handle::replayed`].
+    pub replayed: bool,
 }
 
 /// What readers may see.
@@ -233,6 +238,8 @@ pub(crate) struct Shared {
     /// The same, with those that were removed.
     pub member_list: RwLock<Arc<MemberList>>,
     pub visible: watch::Sender<Visible>,
+    /// Whether everything that an earlier run may have shown is visible again.
+    pub replayed: watch::Sender<bool>,
     /// Tells what became of damaged records.
     pub mended: broadcast::Sender<(Location, Mended)>,
     pub request_timeout: Duration,
@@ -378,6 +385,23 @@ impl Handle {
     pub async fn read_index(&self) -> Result<LogIndex, RequestError> {
         self.ask(|waiting| &mut waiting.reads, |seq| LogInput::Read { seq }, self.shared.request_timeout)
             .await
+    }
+
+    /// To be waited for before something is read that no [`Self::read_index`] was asked for. A member that was started
+    /// again has less to show, for a moment, than it had before: until it has applied its log again as far as it may have
+    /// been, or has heard of no leader for ten election timeouts. Waits for a request's time at most.
+    pub async fn replayed(&self) -> Result<(), RequestError> {
+        if *self.shared.replayed.borrow() {
+            return Ok(());
+        }
+        let ended = tokio::time::timeout(self.shared.request_timeout, self.replay_ends()).await;
+        ended.map_err(|_| RequestError::Replaying)
+    }
+
+    /// The same for who may wait for as long as it takes.
+    pub async fn replay_ends(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared.replayed.subscribe().wait_for(|replayed| *replayed).await;
     }
 
     /// Asks the leader about a lease and, with `renew`, keeps it alive. Any member takes it; asking twice does no harm,

@@ -37,6 +37,7 @@ mod planted {
         ("apply-differently", Mutant::Member(Member::ApplyDifferently)),
         ("skip-read-round", Mutant::Member(Member::SkipReadRound)),
         ("read-before-apply", Mutant::Member(Member::ReadBeforeApply)),
+        ("show-before-replay", Mutant::Member(Member::ShowBeforeReplay)),
         ("drop-watch-event", Mutant::Models(Models::DropWatchEvent)),
         ("forward-twice", Mutant::Member(Member::ForwardTwice)),
         ("refuse-the-unknown", Mutant::Member(Member::RefuseTheUnknown)),

@@ -136,9 +136,10 @@ impl From<RequestError> for Answer {
                 StatusCode::GATEWAY_TIMEOUT,
                 &json!({ "error": error.to_string(), "outcome": "unknown" }),
             ),
-            RequestError::Overloaded | RequestError::Stopped { .. } | RequestError::Moving => {
-                Self::unavailable(&json!({ "error": error.to_string() }))
-            }
+            RequestError::Overloaded
+            | RequestError::Replaying
+            | RequestError::Stopped { .. }
+            | RequestError::Moving => Self::unavailable(&json!({ "error": error.to_string() })),
             RequestError::TooLarge { .. } => Self::error(StatusCode::PAYLOAD_TOO_LARGE, error),
             RequestError::NoSpace => Self::error(StatusCode::INSUFFICIENT_STORAGE, error),
             RequestError::Refused { .. } | RequestError::TooNew => Self::conflict(error),

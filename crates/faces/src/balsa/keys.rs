@@ -190,7 +190,7 @@ impl Shared {
         match local {
             true => match self.handle.status().failed {
                 Some(reason) => Err(quorate_member::RequestError::Stopped { reason }.into()),
-                None => Ok(()),
+                None => Ok(self.handle.replayed().await?),
             },
             false => self.round().await,
         }

@@ -212,6 +212,11 @@ impl Thread {
         }
     }
 
+    /// Waits until this member's tree, users and roles may be shown without asking the others.
+    pub(super) async fn may_read(&self) -> Result<(), Error> {
+        self.handle().replayed().await.map_err(|error| Error::from(error).at(self.index()))
+    }
+
     /// Reads a node and what is in it.
     pub(super) async fn read(&self, path: tree::Path, recursive: bool) -> Result<Read, Error> {
         self.check_serving()?;

@@ -78,6 +78,9 @@ impl Thread {
         };
         let (wish, path) = asked.await.map_err(|error: Error| self.placed(error))?;
         let need = Need::of_key(head, key, &path, wish.is_recursive());
+        if !matches!(wish, Wish::Write(_)) {
+            self.may_read().await?;
+        }
         match wish {
             Wish::Get(get) => self.get(head, path, get, &need).await,
             Wish::Watch(watch) => {
@@ -106,6 +109,7 @@ impl Thread {
         // 0.4 has no users. Where a port of 2.x serves the same tree and switched them on, this one is no way around.
         let touches_keys = ["/v1/keys", "/v1/watch", "/mod/v2", "/v2/speedTest"];
         if touches_keys.iter().any(|prefix| below(&path, prefix).is_some()) {
+            self.may_read().await?;
             self.authorise(head, &Need::Root).await?;
         }
         if let Some(key) = below(&path, "/v1/keys") {

@@ -133,7 +133,7 @@ impl From<RequestError> for Status {
         match error {
             RequestError::NoLeader | RequestError::Moving => NO_LEADER,
             RequestError::LeaderChanged => LEADER_CHANGED,
-            RequestError::TimedOut => TIMED_OUT,
+            RequestError::TimedOut | RequestError::Replaying => TIMED_OUT,
             RequestError::Overloaded => TOO_MANY_REQUESTS,
             RequestError::TooLarge { .. } => REQUEST_TOO_LARGE,
             RequestError::NoSpace => NO_SPACE,

@@ -51,15 +51,24 @@ impl Thread {
         }
     }
 
+    /// Waits until this member's tables may be read: by whoever asks only it (`serializable`), or asks for the cluster's
+    /// state.
+    async fn may_read(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            self.handle().replayed().await?;
+        } else {
+            self.handle().read_index().await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn range(&self, request: pb::RangeRequest) -> Result<Answer, Status> {
         let (query, serializable) = requests::range(request)?;
         if !serializable && self.handle().status().is_learner {
             return Err(NOT_SUPPORTED_FOR_LEARNER);
         }
         self.shared.alarms.check(self.handle())?;
-        if !serializable {
-            self.handle().read_index().await?;
-        }
+        self.may_read(serializable).await?;
         let pin = self.handle().store().pin();
         let reply = self.read(&query).await?;
         self.shared.metrics.count_range();
@@ -130,9 +139,7 @@ impl Thread {
         let txn = requests::txn(request, self.shared.config.txn_ops_max)?;
         if txn.reads_only() {
             self.shared.alarms.check(self.handle())?;
-            if !serializable {
-                self.handle().read_index().await?;
-            }
+            self.may_read(serializable).await?;
             let _pin = self.handle().store().pin();
             let reply = self.read_txn(&txn).await?;
             let header = self.header(reply.revision);
@@ -248,9 +255,7 @@ pub(super) async fn range_stream(
             return Err(NOT_SUPPORTED_FOR_LEARNER);
         }
         thread.shared.alarms.check(thread.handle())?;
-        if !serializable {
-            thread.handle().read_index().await?;
-        }
+        thread.may_read(serializable).await?;
         Ok(query)
     }
     .await;

@@ -43,6 +43,7 @@ mod offers;
 mod open;
 mod proposals;
 mod reads;
+mod replay;
 mod strangers;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,8 @@ mod planting {
         SkipReadRound,
         /// A linearizable read does not wait until its index is applied.
         ReadBeforeApply,
+        /// A member that was started again answers at once whoever asks only it.
+        ShowBeforeReplay,
         /// Votes and acknowledgements leave before what they promise is durable.
         PromiseBeforeWrite,
         /// Some requests are forwarded twice in one term.

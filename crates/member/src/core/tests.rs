@@ -121,6 +121,45 @@ fn entries_of_a_newer_term_than_the_hard_state_are_what_a_torn_batch_leaves() {
     assert_eq!(said, Some((Term(4), LogIndex(2))));
 }
 
+#[test]
+fn a_member_that_was_started_again_alone_shows_only_after_a_while_what_it_knows_to_be_committed() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    drop(opened(&disk, Some(&founding(3))).expect("a founding"));
+    let (mut wal, _) = Wal::open(disk.clone(), config().wal, None).expect("its log");
+    let entry = |index| {
+        let payload = bytes::Bytes::copy_from_slice(&[EntryKind::Empty.code()]);
+        Record::Entry { index: LogIndex(index), term: Term(1), payload }
+    };
+    let hard_state = quorate_wal::HardState { term: Term(1), vote: MemberId::ZERO, commit: LogIndex(3) };
+    // An earlier run may have applied, and shown, the fourth entry, too.
+    wal.append(&[entry(2), entry(3), entry(4), Record::HardState(hard_state)]).expect("an append");
+    drop(wal);
+    let mut stages = opened(&disk, None).expect("it starts");
+    let mut shows_from = None;
+    for tick in 0..200 {
+        let now = at(tick * TICK_NANOS);
+        for output in stages.log_loop.turn(now) {
+            match output {
+                LogOutput::Apply(input) => stages.apply.step(input),
+                LogOutput::Write(batch) => {
+                    let written = stages.log_writer.step(batch);
+                    stages.log_loop.step(written, now);
+                }
+                LogOutput::Status(status) if status.replayed => {
+                    shows_from.get_or_insert((status.applied, tick));
+                }
+                _ => {}
+            }
+        }
+        for output in stages.apply.work(now) {
+            if let super::ApplyOutput::Applied { index } = output {
+                stages.log_loop.step(LogInput::Applied { index }, now);
+            }
+        }
+    }
+    assert_eq!(shows_from, Some((LogIndex(3), 100)), "ten election timeouts of ten ticks");
+}
+
 /// Ticks a member that hears of nobody until it asks for votes; returns what it asks with.
 fn a_message(stages: &mut Stages) -> Message {
     for tick in 1..100 {

@@ -401,6 +401,7 @@ fn run(
         members: RwLock::new(Arc::new(stages.members.to_vec())),
         member_list: RwLock::new(Arc::new(stages.members.clone())),
         visible,
+        replayed: watch::Sender::new(false),
         mended: tokio::sync::broadcast::Sender::new(crate::handle::MENDED_KEPT),
         request_timeout: config.request_timeout(),
         request_bytes_max: config.request_bytes_max,

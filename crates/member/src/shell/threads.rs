@@ -194,6 +194,7 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
             metrics.is_learner.set(i64::from(status.is_learner));
             metrics.proposals_committed.set(i64::try_from(status.committed.0).unwrap_or(i64::MAX));
             metrics.proposals_applied.set(i64::try_from(status.applied.0).unwrap_or(i64::MAX));
+            shared.replayed.send_if_modified(|done| !std::mem::replace(done, status.replayed) && *done);
             let mut said = shared.status.write().unwrap_or_else(PoisonError::into_inner);
             if status.leader.is_some() && said.leader != status.leader {
                 metrics.leader_changes_seen.inc();

@@ -76,8 +76,6 @@ pub struct Client {
     watched: Watched,
     pub(super) watches_at: usize,
     pub(super) tree: TreeClient,
-    /// The newest revision that a serializable read showed: member and run, revision.
-    session: Option<(usize, u64, Revision)>,
 }
 
 impl Client {
@@ -97,7 +95,6 @@ impl Client {
             watched: Watched { key, end, next: Revision(2) },
             watches_at: at,
             tree,
-            session: None,
         }
     }
 }
@@ -151,7 +148,9 @@ impl World {
                 self.push(member, Input::Log(LogInput::Read { seq }))
             }
             Wish::Read { query, linearizable: false } => {
-                self.read(client, member, None, &query)?;
+                if self.answers_alone(member) {
+                    self.read(client, member, None, &query)?;
+                }
                 self.think(client);
                 Ok(())
             }
@@ -308,7 +307,6 @@ impl World {
 
     /// Reads from a member's tables, as a face does after the read index is applied (or at once).
     fn read(&mut self, client: usize, member: usize, floor: Option<Floor>, query: &RangeQuery) -> Checked {
-        let epoch = self.machines[member].epoch;
         let Some(running) = &self.machines[member].running else { return Ok(()) };
         let store = &running.stages.store;
         let _pin = store.pin();
@@ -320,20 +318,9 @@ impl World {
             self.scrub_soon(member);
             return Ok(());
         }
-        let this = &mut self.clients[client];
         if let Ok(reply) = &got {
-            if floor.is_none() {
-                if let Some((at, run, seen)) = this.session
-                    && (at, run) == (member, epoch)
-                {
-                    ensure!(
-                        reply.revision >= seen,
-                        "serializable reads of member {member} went back from {seen} to {}",
-                        reply.revision
-                    );
-                }
-                this.session = Some((member, epoch, reply.revision));
-            }
+            self.showed(member, Some(reply.revision), None)?;
+            let this = &mut self.clients[client];
             this.wishes.seen = this.wishes.seen.max(reply.revision);
             if query.end == RangeEnd::Single && query.revision.0 == 0 && !query.count_only {
                 let at = reply.kvs.first().map_or(Revision::ZERO, |kv| kv.meta.mod_revision);
@@ -368,6 +355,9 @@ impl World {
         let this = &mut self.clients[client];
         let member = this.watches_at;
         if !self.is_judged(member) {
+            return Ok(());
+        }
+        if !self.answers_alone(member) {
             return Ok(());
         }
         let Some(running) = self.serving_clients(member) else { return Ok(()) };

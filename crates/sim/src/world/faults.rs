@@ -139,6 +139,8 @@ impl World {
                     queues: Default::default(),
                     next_seq: 1,
                     status: Status::default(),
+                    alone_since: ready_at,
+                    shows_less: false,
                     hashed: LogIndex::ZERO,
                     last_unreachable: 0,
                     ready_at,

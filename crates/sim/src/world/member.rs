@@ -16,6 +16,7 @@ use quorate_member::{Identity, Member, MemberList, PeerBook, Status};
 use quorate_models::Feeds;
 use quorate_store::Location;
 
+use super::shown::Shown;
 use crate::clock::Clock;
 use crate::disk::{CrashKind, SimDisk};
 
@@ -75,6 +76,10 @@ pub struct Running {
     pub queues: [Queue; 5],
     pub next_seq: u64,
     pub status: Status,
+    /// Since when no leader is known.
+    pub alone_since: u64,
+    /// It heard of no leader for so long that it may show less than it once did.
+    pub shows_less: bool,
     /// Last index at which the tables' hash was compared.
     pub hashed: LogIndex,
     pub last_unreachable: u64,
@@ -152,6 +157,7 @@ pub struct Machine {
     pub failures: u32,
     /// Client operations that this member served since the faults ended.
     pub served: u64,
+    pub shown: Shown,
 }
 
 impl Machine {

@@ -14,6 +14,7 @@ mod member;
 mod newcomers;
 mod operator;
 mod scrub;
+mod shown;
 mod stages;
 mod tree;
 mod versions;
@@ -302,6 +303,7 @@ impl World {
                     errors: false,
                     failures: 0,
                     served: 0,
+                    shown: shown::Shown::default(),
                 }
             })
             .collect();

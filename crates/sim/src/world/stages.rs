@@ -202,6 +202,7 @@ impl World {
             let first = *self.leaders.entry((cluster, status.term.0)).or_insert(id);
             ensure!(first == id, "members {first} and {id} both lead in term {}", status.term);
         }
+        let log_end = self.machines[member].log_end;
         let Some(running) = &mut self.machines[member].running else { return Ok(()) };
         ensure!(
             status.term >= running.status.term && status.committed >= running.status.committed,
@@ -209,6 +210,8 @@ impl World {
             running.status
         );
         let failed = status.failed.clone();
+        let timeout = self.settings.tick_nanos * self.settings.election_ticks as u64;
+        running.follow(&status, self.events.now(), log_end, timeout);
         running.status = status;
         let log_end = running.status.last_index;
         self.machines[member].log_end = self.machines[member].log_end.max(log_end);

@@ -22,8 +22,6 @@ pub struct TreeClient {
     pub wishes: TreeWishes,
     pub asked: Option<Command>,
     watched: TreeWatched,
-    /// The newest index that a serializable read showed: member and run, index.
-    session: Option<(usize, u64, TreeIndex)>,
 }
 
 impl TreeClient {
@@ -36,7 +34,7 @@ impl TreeClient {
             _ => Watch { path: path("/_h"), recursive: true },
         };
         let watched = TreeWatched { watch, next: TreeIndex(1) };
-        Self { wishes: TreeWishes::new(seed, client, mix), asked: None, watched, session: None }
+        Self { wishes: TreeWishes::new(seed, client, mix), asked: None, watched }
     }
 }
 
@@ -65,7 +63,9 @@ impl World {
                 self.push(member, Input::Log(LogInput::Read { seq }))
             }
             TreeWish::Read { get, linearizable: false } => {
-                self.read_tree(client, member, None, &get)?;
+                if self.answers_alone(member) {
+                    self.read_tree(client, member, None, &get)?;
+                }
                 self.think(client);
                 Ok(())
             }
@@ -118,7 +118,6 @@ impl World {
         floor: Option<Floor>,
         get: &Get,
     ) -> Checked {
-        let epoch = self.machines[member].epoch;
         let Some(running) = &self.machines[member].running else { return Ok(()) };
         let store = &running.stages.store;
         let got = match tree::get(store, get) {
@@ -134,18 +133,8 @@ impl World {
             }
         };
         if let Ok((index, node, below)) = &got {
-            let this = &mut self.clients[client].tree;
-            this.wishes.saw(std::iter::once(node).chain(below));
-            if floor.is_none() {
-                let seen = this.session.filter(|(at, run, _)| (*at, *run) == (member, epoch));
-                if let Some((_, _, seen)) = seen {
-                    ensure!(
-                        *index >= seen,
-                        "serializable reads of member {member}'s tree went back from {seen} to {index}"
-                    );
-                }
-                this.session = Some((member, epoch, *index));
-            }
+            self.clients[client].tree.wishes.saw(std::iter::once(node).chain(below));
+            self.showed(member, None, Some(*index))?;
         }
         self.oracle.tree.read(member, floor.map(|floor| floor.index), get, got)
     }
@@ -154,6 +143,9 @@ impl World {
     pub(super) fn watch_tree(&mut self, client: usize) -> Checked {
         let member = self.clients[client].watches_at;
         if !self.is_judged(member) {
+            return Ok(());
+        }
+        if !self.answers_alone(member) {
             return Ok(());
         }
         let Some(running) = self.serving_clients(member) else { return Ok(()) };

@@ -86,6 +86,7 @@ impl Thread {
     ) -> Result<(StatusCode, String), Refused> {
         let is_public = matches!(subject, Subject::Enable) && head.method == Method::GET;
         if head.method == Method::GET {
+            self.may_read().await?;
             if !is_public {
                 self.authorise(head, &Need::Root).await?;
             }

@@ -75,12 +75,16 @@ impl Serving {
         let parked = self.thread.hub.parked(self.stream);
         let thread = Arc::clone(&self.thread);
         let stopping = thread.stopping.begun();
-        tokio::pin!(stopping);
+        let replayed = thread.handle().replay_ends();
+        tokio::pin!(stopping, replayed);
+        // Where a watch begins, and how far it is, must not lie before what this member has shown already.
+        let mut replays = true;
         loop {
             // A client that does not read is not listened to either.
             let listens = self.outgoing.queued_bytes() < queue_bytes_max;
             tokio::select! {
-                message = self.messages.next(), if listens => {
+                () = &mut replayed, if replays => replays = false,
+                message = self.messages.next(), if listens && !replays => {
                     let Some(message) = message? else { return Ok(()) };
                     self.started.received(message.len());
                     self.take(grpc::decode(message)?);

@@ -37,6 +37,7 @@ use crate::core::offers::Offers;
 use crate::core::open::FOUNDING_INDEX;
 use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;
+use crate::core::replay::Replay;
 use crate::core::strangers::Strangers;
 use crate::core::{
     ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
@@ -133,6 +134,7 @@ pub struct LogLoop {
     applied: LogIndex,
     committed: LogIndex,
     last_index: LogIndex,
+    replay: Replay,
     fetching: Option<Fetching>,
     /// Stepped into consensus; if its next ready does not take it, it was stale.
     fetched: Option<(SnapshotPoint, u64)>,
@@ -176,7 +178,9 @@ impl LogLoop {
         stamps: (ClusterTime, WallTime),
         now: Now,
     ) -> Self {
-        let (applied, last_index) = (consensus.status().applied, consensus.status().last_index);
+        let found = consensus.status();
+        let (applied, last_index) = (found.applied, found.last_index);
+        let replay = Replay::of(last_index, found.commit, config.election_timeout_nanos, now.monotonic);
         let mut this = Self {
             proposals: Proposals::new(config.proposals_max, config.proposal_bytes_max),
             reads: Reads::new(config.start, config.reads_max),
@@ -198,6 +202,7 @@ impl LogLoop {
             applied,
             committed: applied,
             last_index,
+            replay,
             fetching: None,
             fetched: None,
             offers: Offers::default(),
@@ -308,12 +313,13 @@ impl LogLoop {
             self.give_up_at_rest();
         }
         self.tell_observations();
-        self.say_status();
+        self.say_status(now);
         std::mem::take(&mut self.out)
     }
 
-    fn say_status(&mut self) {
+    fn say_status(&mut self, now: Now) {
         let (role, leader, term) = self.consensus.leadership();
+        let replayed = self.replay.is_done(self.applied, leader.is_some(), now.monotonic);
         let me = self.config.identity.member;
         let said = Status {
             leader: leader.filter(|_| self.failed.is_none() && !self.removed && self.leaving.is_none()),
@@ -325,6 +331,7 @@ impl LogLoop {
             last_index: self.last_index,
             failed: self.failed.clone(),
             no_space: self.is_out_of_space(),
+            replayed,
         };
         if said != self.said {
             self.said = said.clone();

@@ -16,7 +16,8 @@ impl LogLoop {
                 );
             }
             self.batch_needs_write |= ready.must_sync || !ready.entries.is_empty();
-            if let Some(last) = ready.entries.last() {
+            if let (Some(first), Some(last)) = (ready.entries.first(), ready.entries.last()) {
+                self.replay.replaced_from(first.index);
                 self.last_index = last.index;
             }
             append_entries(&mut self.batch.entries, ready.entries);

@@ -70,6 +70,7 @@ impl LogLoop {
         self.after.install = Some((point, generation));
         self.committed = point.index;
         self.last_index = point.index;
+        self.replay.replaced_by(point.index);
         self.installing = Some(generation);
         for seq in self.proposals.give_up_sent() {
             self.out.push(LogOutput::Refuse { seq, error: RequestError::LeaderChanged });
