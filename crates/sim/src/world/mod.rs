@@ -507,7 +507,7 @@ impl World {
         self.machines.iter().enumerate().map(one).chain([hosting]).collect()
     }
 
-    /// Everybody is up (or given up with reason), idle, and at the end of the log; no lease is left.
+    /// Everybody is up (or given up with reason), idle, at the end of the log, and shows it; no lease is left.
     fn is_settled(&self) -> bool {
         let end = self.oracle.committed_index();
         let expected = |member: usize| self.operator.is_none() || self.is_member(member);
@@ -519,6 +519,7 @@ impl World {
                 _ if !expected(member) => true,
                 Some(running) => {
                     running.stages.apply.applied_index() == end
+                        && running.status.replayed
                         && !running.stages.apply.has_work()
                         && running.queues.iter().all(|queue| queue.waiting.is_empty())
                 }
