@@ -139,7 +139,7 @@ impl World {
                     queues: Default::default(),
                     next_seq: 1,
                     status: Status::default(),
-                    alone_since: ready_at,
+                    alone_since: self.events.now(),
                     shows_less: false,
                     hashed: LogIndex::ZERO,
                     last_unreachable: 0,
