@@ -98,6 +98,26 @@ impl Two {
         }
     }
 
+    /// Two that lead and follow for a while: who leads, and who follows.
+    fn settled() -> (Self, usize, usize) {
+        let mut two = Self::founded();
+        two.until("a leader that committed in its term", |two| {
+            two.leader().is_some_and(|at| two.committed(at) > 1)
+        });
+        let leader = two.leader().expect("a leader");
+        for _ in 0..20 {
+            two.tick();
+        }
+        (two, leader, 1 - leader)
+    }
+
+    /// The member at `leader` is asked to remove the one at `who`.
+    fn remove(&mut self, leader: usize, who: usize) {
+        let remove = MembershipRequest::Remove { id: IDS[who] };
+        let now = at(self.ticks * TICK_NANOS);
+        self.members[leader].log_loop.step(LogInput::ChangeMembership { seq: 1, request: remove }, now);
+    }
+
     pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..500 {
             if holds(self) {
@@ -111,19 +131,9 @@ impl Two {
 
 #[test]
 fn a_leader_of_two_that_removes_itself_stays_until_the_other_knows() {
-    let mut two = Two::founded();
-    two.until("a leader that committed in its term", |two| {
-        two.leader().is_some_and(|at| two.committed(at) > 1)
-    });
-    let leader = two.leader().expect("a leader");
-    let other = 1 - leader;
-    for _ in 0..20 {
-        two.tick();
-    }
+    let (mut two, leader, other) = Two::settled();
     let before = two.committed(leader);
-    let remove = MembershipRequest::Remove { id: IDS[leader] };
-    let now = at(two.ticks * TICK_NANOS);
-    two.members[leader].log_loop.step(LogInput::ChangeMembership { seq: 1, request: remove }, now);
+    two.remove(leader, leader);
     // The other acknowledges the entry, and hears nothing more: not that it is committed.
     while two.committed(leader) == before {
         two.tick();
@@ -146,19 +156,9 @@ fn a_leader_of_two_that_removes_itself_stays_until_the_other_knows() {
 
 #[test]
 fn a_follower_of_two_that_never_hears_of_its_removal_asks_and_ends() {
-    let mut two = Two::founded();
-    two.until("a leader that committed in its term", |two| {
-        two.leader().is_some_and(|at| two.committed(at) > 1)
-    });
-    let leader = two.leader().expect("a leader");
-    let other = 1 - leader;
-    for _ in 0..20 {
-        two.tick();
-    }
+    let (mut two, leader, other) = Two::settled();
     let before = two.committed(leader);
-    let remove = MembershipRequest::Remove { id: IDS[other] };
-    let now = at(two.ticks * TICK_NANOS);
-    two.members[leader].log_loop.step(LogInput::ChangeMembership { seq: 1, request: remove }, now);
+    two.remove(leader, other);
     // It acknowledges the entry that removes it, and hears nothing more of the one that leads.
     while two.committed(leader) == before {
         two.tick();

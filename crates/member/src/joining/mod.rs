@@ -180,6 +180,19 @@ pub enum Reply {
     },
 }
 
+/// What a host tells the newcomer of its admission.
+impl From<Result<Admitted, JoinError>> for Reply {
+    fn from(outcome: Result<Admitted, JoinError>) -> Self {
+        match outcome {
+            Ok(Admitted { cluster, member, members }) => {
+                Self::Admitted { cluster, member, members: MemberList::founded_by(members) }
+            }
+            Err(JoinError::Refused(refusal)) => Self::Refused(refusal),
+            Err(error) => Self::Later { reason: error.to_string() },
+        }
+    }
+}
+
 /// What a member says of its cluster's members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {

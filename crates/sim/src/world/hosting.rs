@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use quorate_disk::Disk;
 use quorate_ids::{Incarnation, MemberId, Monotonic};
+use quorate_member::RequestError;
 use quorate_member::core::{LogInput, move_to, reply_to_offer};
 use quorate_member::frame::Lane;
 use quorate_member::joining::{
     Admission, Asking, AskingWants, Came, JoinError, Newcomer, Offer, Patience, Question, Reply, View, Wanted,
 };
-use quorate_member::{MemberList, RequestError};
 
 use super::clients::Delivery;
 use super::founding::url;
@@ -168,16 +168,7 @@ impl World {
                     Err(_) => "joins: cut short",
                 });
                 if let For::Ask(ask) = hosted.asked_for {
-                    let reply = match outcome {
-                        Ok(admitted) => Reply::Admitted {
-                            cluster: admitted.cluster,
-                            member: admitted.member,
-                            members: MemberList::founded_by(admitted.members),
-                        },
-                        Err(JoinError::Refused(refusal)) => Reply::Refused(refusal),
-                        Err(error) => Reply::Later { reason: error.to_string() },
-                    };
-                    self.send_reply(ask, reply);
+                    self.send_reply(ask, outcome.into());
                 }
                 Ok(())
             }

@@ -16,7 +16,7 @@ use super::State;
 use super::link::{HANDSHAKE_TIMEOUT, LinkError, connect, explained, in_time, read_frame, write};
 use crate::core::LogInput;
 use crate::frame::{FRAME_HEADER_BYTES, Frame, Hello, Lane, PROTOCOL_VERSION};
-use crate::joining::{JoinError, Newcomer, Question, Reply};
+use crate::joining::{Newcomer, Question, Reply};
 use crate::membership::{Member, MemberList};
 
 /// A host may take the time of several requests for an admission.
@@ -61,15 +61,7 @@ async fn admit(state: &State, newcomer: &Newcomer) -> Reply {
     let Some(handle) = state.handle.get() else {
         return Reply::Later { reason: "the member is starting".to_owned() };
     };
-    match handle.join(newcomer).await {
-        Ok(admitted) => Reply::Admitted {
-            cluster: admitted.cluster,
-            member: admitted.member,
-            members: MemberList::founded_by(admitted.members),
-        },
-        Err(JoinError::Refused(refusal)) => Reply::Refused(refusal),
-        Err(error) => Reply::Later { reason: error.to_string() },
-    }
+    handle.join(newcomer).await.into()
 }
 
 async fn ask_log_loop(state: &State, question: Question) -> Result<Reply, LinkError> {
