@@ -26,6 +26,8 @@ const (
 	keptLeaseTTL   = 20
 	watchers       = 3
 	contendTimeout = 20 * time.Second
+	// How long a lease may outlive its TTL once no member is killed or paused any more: generous, for slow machines.
+	leaseEndsWithin = 30 * time.Second
 )
 
 // contention is what the workers of one run share: what was seen, and what must never be.
@@ -270,8 +272,11 @@ func leaseholder(ctx context.Context, client *clientv3.Client, c *contention, nu
 		}
 		// The lease began after it was asked for, so the key must be there until then.
 		due := asked.Add(shortLeaseTTL * time.Second)
-		for ctx.Err() == nil {
-			call, cancel := bounded(ctx)
+		// While leaders change all the time a lease may live on, for each new one grants it its whole TTL again. So
+		// it is followed beyond the last fault, and must end then.
+		var calm time.Time
+		for {
+			call, cancel := bounded(context.Background())
 			got, err := client.Get(call, key)
 			cancel()
 			now := time.Now()
@@ -285,7 +290,14 @@ func leaseholder(ctx context.Context, client *clientv3.Client, c *contention, nu
 				}
 				break
 			}
-			sleep(ctx, 50*time.Millisecond)
+			if ctx.Err() != nil && calm.IsZero() {
+				calm = now
+			}
+			if !calm.IsZero() && now.Sub(calm) > shortLeaseTTL*time.Second+leaseEndsWithin {
+				c.violation("%s is there %v after the last fault, its lease was of %d s", key, now.Sub(calm), shortLeaseTTL)
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
 	}
 }
