@@ -19,8 +19,7 @@ const VALUE_SIZE_BYTES: usize = 256;
 const CLIENTS: [usize; 3] = [1, 64, 640];
 /// At 640 clients ten share a connection, as in etcd's own published figures.
 const CONNECTIONS_MAX: usize = 64;
-/// Few: a store that is filled faster than it can write its checkpoints refuses what is too much.
-const FILL_CLIENTS: usize = 2;
+const FILL_CLIENTS: usize = 8;
 const RANGE_LIMIT: u32 = 100;
 /// Clients of open loops: enough that none is waited for.
 const OPEN_CLIENTS: usize = 256;

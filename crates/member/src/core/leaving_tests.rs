@@ -99,7 +99,7 @@ impl Two {
     }
 
     /// Two that lead and follow for a while: who leads, and who follows.
-    fn settled() -> (Self, usize, usize) {
+    pub fn settled() -> (Self, usize, usize) {
         let mut two = Self::founded();
         two.until("a leader that committed in its term", |two| {
             two.leader().is_some_and(|at| two.committed(at) > 1)

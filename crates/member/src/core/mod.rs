@@ -27,6 +27,8 @@ mod checkpoint;
 mod clock;
 mod divergence;
 mod extra;
+#[cfg(test)]
+mod full_fronts_tests;
 pub mod gate;
 mod joins;
 #[cfg(test)]

@@ -101,15 +101,16 @@ impl Proposals {
         true
     }
 
-    /// The leader of `term` said that it did not propose `seq`: it may be sent again.
-    pub fn returned(&mut self, seq: u64, term: Term) -> bool {
-        let Some(pending) = self.pending.get_mut(&seq).filter(|pending| pending.sent_under == Some(term))
-        else {
-            return false;
-        };
-        pending.sent_under = None;
-        self.waiting.push_back(seq);
-        true
+    /// The leader of `term` said that it did not propose `seqs`: they may be sent again, before what came later.
+    pub fn returned(&mut self, seqs: &[u64], term: Term) {
+        for seq in seqs.iter().rev() {
+            if let Some(pending) =
+                self.pending.get_mut(seq).filter(|pending| pending.sent_under == Some(term))
+            {
+                pending.sent_under = None;
+                self.waiting.push_front(*seq);
+            }
+        }
     }
 
     /// An entry of `term` is committed here, all before it too: what was sent under an earlier term and is still
@@ -202,8 +203,20 @@ mod tests {
         proposals.sent(1, Term(2));
         proposals.committed_under(Term(3));
         proposals.sent(1, Term(3));
-        assert!(!proposals.returned(1, Term(2)));
+        proposals.returned(&[1], Term(2));
         assert_eq!(waiting(&mut proposals), None);
+    }
+
+    #[test]
+    fn what_the_leader_gave_back_goes_before_what_came_later() {
+        let mut proposals = proposals_with(&[1, 2, 3]);
+        proposals.sent(1, Term(2));
+        proposals.sent(2, Term(2));
+        proposals.returned(&[1, 2], Term(2));
+        for seq in [1, 2, 3] {
+            assert_eq!(waiting(&mut proposals), Some(seq));
+            proposals.sent(seq, Term(2));
+        }
     }
 
     #[test]

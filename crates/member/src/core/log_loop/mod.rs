@@ -148,6 +148,8 @@ pub struct LogLoop {
     no_space: bool,
     store_no_space: bool,
     front_tight: bool,
+    /// The leader had no room for what this follower forwarded: it is asked again at the next tick.
+    leader_is_full: bool,
     failed: Option<String>,
     stopping: bool,
     /// This member was removed, and stays until the others can do without it.
@@ -213,6 +215,7 @@ impl LogLoop {
             no_space: false,
             store_no_space: false,
             front_tight: false,
+            leader_is_full: false,
             failed: None,
             stopping: false,
             leaving: None,

@@ -133,16 +133,18 @@ impl LogLoop {
     }
 
     pub(super) fn forward_refused(&mut self, term: Term, seqs: Vec<u64>, reason: ForwardRefusal) {
-        for seq in seqs {
-            match reason {
-                ForwardRefusal::NotLeader => {
-                    self.proposals.returned(seq, term);
-                }
-                ForwardRefusal::Overloaded => self.refuse(seq, RequestError::Overloaded),
-                ForwardRefusal::NoSpace => self.refuse(seq, RequestError::NoSpace),
-                ForwardRefusal::TooNew => self.refuse(seq, RequestError::TooNew),
-                ForwardRefusal::Membership(reason) => self.refuse(seq, RequestError::Refused { reason }),
+        let error = match reason {
+            ForwardRefusal::NotLeader => return self.proposals.returned(&seqs, term),
+            ForwardRefusal::Overloaded => {
+                self.leader_is_full = true;
+                return self.proposals.returned(&seqs, term);
             }
+            ForwardRefusal::NoSpace => RequestError::NoSpace,
+            ForwardRefusal::TooNew => RequestError::TooNew,
+            ForwardRefusal::Membership(reason) => RequestError::Refused { reason },
+        };
+        for seq in seqs {
+            self.refuse(seq, error.clone());
         }
     }
 

@@ -3,20 +3,30 @@
 use super::*;
 
 impl LogLoop {
+    /// A request waits in the bounded queue where the log takes nothing for the moment: a client is better off with a
+    /// late answer than with one that makes it ask again.
     pub(super) fn accept(&mut self, seq: u64, request: Request, now: Now) {
-        let refusal = self.why_not_serving().or_else(|| {
-            if self.is_out_of_space() {
-                Some(RequestError::NoSpace)
-            } else if self.is_lagging() {
-                Some(RequestError::Overloaded)
-            } else {
-                None
-            }
-        });
-        let refusal = refusal.or_else(|| {
-            (!self.proposals.accept(seq, request, now.monotonic)).then_some(RequestError::Overloaded)
-        });
+        let refusal = self
+            .why_not_serving()
+            .or_else(|| self.is_out_of_space().then_some(RequestError::NoSpace))
+            .or_else(|| {
+                (!self.proposals.accept(seq, request, now.monotonic)).then_some(RequestError::Overloaded)
+            });
         if let Some(error) = refusal {
+            self.out.push(LogOutput::Refuse { seq, error });
+        }
+    }
+
+    /// What waited too long is given up.
+    pub(super) fn expire_requests(&mut self, now: Now) {
+        let limit = now.monotonic.0.saturating_sub(self.config.request_timeout_nanos);
+        let (_, leader, _) = self.consensus.leadership();
+        for (seq, never_sent) in self.proposals.expire(Monotonic(limit)) {
+            let error = match leader {
+                _ if !never_sent && !planted!(RefuseTheUnknown) => RequestError::TimedOut,
+                Some(_) => RequestError::Overloaded,
+                None => RequestError::NoLeader,
+            };
             self.out.push(LogOutput::Refuse { seq, error });
         }
     }
@@ -78,7 +88,9 @@ impl LogLoop {
     pub(super) fn send_requests(&mut self, now: Now) {
         match self.consensus.leadership() {
             (Role::Leader, _, _) => self.propose_waiting(now),
-            (Role::Follower, Some(leader), term) => self.forward_waiting(leader, term),
+            (Role::Follower, Some(leader), term) if !self.leader_is_full => {
+                self.forward_waiting(leader, term)
+            }
             _ => {}
         }
     }

@@ -19,15 +19,8 @@ impl LogLoop {
             }
         }
         if ticks > 0 {
-            let limit = now.monotonic.0.saturating_sub(self.config.request_timeout_nanos);
-            for (seq, never_sent) in self.proposals.expire(Monotonic(limit)) {
-                let error = if never_sent || planted!(RefuseTheUnknown) {
-                    RequestError::NoLeader
-                } else {
-                    RequestError::TimedOut
-                };
-                self.out.push(LogOutput::Refuse { seq, error });
-            }
+            self.leader_is_full = false;
+            self.expire_requests(now);
             self.renew_offers(now);
             self.look_after_learners(now);
             self.note_incarnations(now);
