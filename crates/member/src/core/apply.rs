@@ -45,6 +45,8 @@ pub struct CheckpointRule {
     pub front_bytes: u64,
     /// After this many entries.
     pub entries: u64,
+    /// After this many bytes of entries, whatever they changed: the log is kept from the last checkpoint on.
+    pub log_bytes: u64,
     /// With less room than this in the fronts nothing more is admitted.
     pub front_room_min: u64,
 }
@@ -83,6 +85,8 @@ pub struct ApplyStage {
     running: Option<Running>,
     reads: BTreeMap<LogIndex, Vec<u64>>,
     checkpointed: LogIndex,
+    /// Bytes of the entries that were applied since the last checkpoint was cut.
+    uncut_bytes: u64,
     checkpoint_in_flight: bool,
     checkpoint_wanted: bool,
     leases: Option<LeaseKeeper>,
@@ -120,6 +124,7 @@ impl ApplyStage {
             running: None,
             reads: BTreeMap::new(),
             checkpointed: point.index,
+            uncut_bytes: 0,
             checkpoint_in_flight: false,
             checkpoint_wanted: false,
             leases: None,
@@ -418,6 +423,7 @@ impl ApplyStage {
         assert_eq!(entry.index, self.applied.next(), "entries are applied without a gap");
         self.applied = entry.index;
         self.term = entry.term;
+        self.uncut_bytes += entry.data.len() as u64;
         self.extra.chain = chained(self.extra.chain, &entry.data);
         let Some(envelope) = envelope else { return };
         self.extra.cluster_time = self.extra.cluster_time.max(envelope.cluster_time);
@@ -523,6 +529,7 @@ impl ApplyStage {
         }
         let due = self.checkpoint_wanted
             || self.applied.0 - self.checkpointed.0 >= self.rule.entries
+            || self.uncut_bytes >= self.rule.log_bytes
             || self.store.front_bytes() >= self.rule.front_bytes;
         if !due {
             return;
@@ -536,6 +543,7 @@ impl ApplyStage {
         let Some(frozen) = self.store.write().freeze(meta) else { return };
         self.checkpoint_wanted = false;
         self.checkpoint_in_flight = true;
+        self.uncut_bytes = 0;
         out.push(ApplyOutput::Checkpoint { frozen, point, membership: self.extra.membership.clone() });
     }
 
@@ -563,6 +571,7 @@ impl ApplyStage {
         self.applied = point.index;
         self.term = point.term;
         self.checkpointed = point.index;
+        self.uncut_bytes = 0;
         self.checkpoint_in_flight = false;
         out.push(self.visible());
         let stamps = (self.extra.cluster_time, self.extra.wall_time);

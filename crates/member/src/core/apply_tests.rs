@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_consensus::{Entry, EntryKind};
 use quorate_disk::{Disk, MemoryDisk, Mode};
 use quorate_ids::{ClusterTime, LogIndex, Monotonic, Term, WallTime};
-use quorate_models::keys::{self, Command, Compare, CompareOp, CompareTarget, Put, RangeEnd, Txn};
+use quorate_models::keys::{self, Command, Compare, CompareOp, CompareTarget, Op, Put, RangeEnd, Txn};
 use quorate_models::tables::KEYS;
 use quorate_models::{Feeds, ModelId};
 use quorate_store::{Location, StoreConfig, Unpaced};
@@ -176,4 +176,30 @@ fn a_record_that_is_handed_over_in_vain_is_handed_over_again_and_a_lost_one_stop
     let outputs = subject.work(again.0);
     assert!(failed(&outputs), "{outputs:?}");
     assert_eq!(subject.stages.apply.applied_index(), LogIndex(3));
+}
+
+/// Writes its large value only where there is no key `a`.
+fn large_and_in_vain() -> Command {
+    let absent = Compare {
+        key: Bytes::from_static(b"a"),
+        end: RangeEnd::Single,
+        op: CompareOp::Equal,
+        target: CompareTarget::Create(0),
+    };
+    let Command::Put(put) = put("large") else { unreachable!() };
+    let put = Put { value: Bytes::from(vec![7; 200 << 10]), ..put };
+    Command::Txn(Txn { compare: vec![absent], success: vec![Op::Put(put)], failure: Vec::new() })
+}
+
+#[test]
+fn entries_that_change_nothing_make_a_checkpoint_too_so_that_their_log_can_go() {
+    let mut subject = Subject::new();
+    let is_cut = |outputs: &[ApplyOutput]| {
+        outputs.iter().any(|output| matches!(output, ApplyOutput::Checkpoint { .. }))
+    };
+    for index in 4..9 {
+        let outputs = subject.apply(vec![entry(index, &large_and_in_vain())]);
+        assert!(!is_cut(&outputs), "a mebibyte is not reached at index {index}");
+    }
+    assert!(is_cut(&subject.apply(vec![entry(9, &large_and_in_vain())])));
 }

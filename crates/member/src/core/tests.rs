@@ -61,7 +61,12 @@ pub(super) fn config() -> OpenConfig {
             strict_membership: true,
             kinds: crate::kinds::Kinds::default(),
         },
-        checkpoint: CheckpointRule { front_bytes: 1 << 20, entries: 100, front_room_min: 1 << 20 },
+        checkpoint: CheckpointRule {
+            front_bytes: 1 << 20,
+            entries: 100,
+            log_bytes: 1 << 20,
+            front_room_min: 1 << 20,
+        },
     }
 }
 

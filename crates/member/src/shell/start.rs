@@ -243,6 +243,7 @@ fn open_config(config: &Config) -> OpenConfig {
         checkpoint: CheckpointRule {
             front_bytes: config.store.front_bytes_max / 2,
             entries: config.checkpoint_entries,
+            log_bytes: 2 * config.store.front_bytes_max,
             front_room_min: front_room_min(config),
         },
     }

@@ -70,6 +70,7 @@ impl World {
             checkpoint: CheckpointRule {
                 front_bytes: settings.front_bytes_max / 2,
                 entries: settings.checkpoint_entries,
+                log_bytes: 2 * settings.front_bytes_max,
                 front_room_min: settings.front_bytes_max / 2,
             },
         }
