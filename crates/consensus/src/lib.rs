@@ -41,7 +41,7 @@ pub use entry::{Entry, EntryKind, HardState};
 pub use membership::{
     Membership, MembershipChange, MembershipDecodeError, MembershipEntry, MembershipError, SnapshotPoint,
 };
-pub use message::{Message, MessageKind};
+pub use message::{AppendAnswer, AppendSpan, Message, MessageKind};
 pub use observe::{OBSERVATIONS_MAX, Observation};
 pub use proposals::ProposeError;
 pub use reads::{ReadOutcome, ReadToken};

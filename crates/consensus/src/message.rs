@@ -3,7 +3,7 @@
 //! Only two things make a [`Message`]: this member's own consensus, and [`Message::decode`], which checks it.
 
 use bytes::Bytes;
-use quorate_ids::{MemberId, Term};
+use quorate_ids::{LogIndex, MemberId, Term};
 use raft::eraftpb;
 
 use crate::codec::{self, DecodeError};
@@ -79,6 +79,23 @@ impl MessageKind {
     }
 }
 
+/// The part of the log that an append stands for: what comes after `after`, up to and with `through`. Both are equal where it
+/// carries no entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendSpan {
+    pub after: LogIndex,
+    pub through: LogIndex,
+}
+
+/// What a follower says to an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendAnswer {
+    /// It has the leader's log up to here.
+    Has { through: LogIndex },
+    /// Its log differs, or ends, before what was to come after `after`.
+    Rejects { after: LogIndex },
+}
+
 /// A message from one member to another.
 #[derive(Clone, PartialEq)]
 pub struct Message {
@@ -121,6 +138,27 @@ impl Message {
     #[must_use]
     pub fn entries_count(&self) -> usize {
         if self.kind == MessageKind::Append { self.raft.entries.len() } else { 0 }
+    }
+
+    /// What an append stands for; `None` for other kinds.
+    #[must_use]
+    pub fn append_span(&self) -> Option<AppendSpan> {
+        (self.kind == MessageKind::Append).then(|| {
+            let after = LogIndex(self.raft.index);
+            let through = self.raft.entries.last().map_or(after, |entry| LogIndex(entry.index));
+            AppendSpan { after, through }
+        })
+    }
+
+    /// What an answer to an append says; `None` for other kinds.
+    #[must_use]
+    pub fn append_answer(&self) -> Option<AppendAnswer> {
+        let index = LogIndex(self.raft.index);
+        (self.kind == MessageKind::AppendResponse).then_some(if self.raft.reject {
+            AppendAnswer::Rejects { after: index }
+        } else {
+            AppendAnswer::Has { through: index }
+        })
     }
 
     /// The snapshot that the sender offers. The receiver fetches the store's files first and steps the message when it

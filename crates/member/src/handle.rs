@@ -23,6 +23,7 @@ use crate::log_view::LogView;
 use crate::membership::{Member, MemberList, MembershipRequest};
 use crate::metrics::Metrics;
 use crate::shell::{Full, Inbox, Pool};
+use crate::statistics::Statistics;
 
 /// A read of a damaged record waits for so long until a peer's copy is here.
 pub const MENDING_PATIENCE: Duration = Duration::from_secs(5);
@@ -221,6 +222,7 @@ pub(crate) struct Waiting {
     pub reads: HashMap<u64, ReadAnswer>,
     pub leases: HashMap<u64, oneshot::Sender<Result<LeaseAnswer, RequestError>>>,
     pub logs: HashMap<u64, oneshot::Sender<Result<LogView, RequestError>>>,
+    pub statistics: HashMap<u64, oneshot::Sender<Result<Statistics, RequestError>>>,
 }
 
 pub(crate) struct Shared {
@@ -450,6 +452,12 @@ impl Handle {
     pub async fn log_view(&self, from: LogIndex, entries_max: usize) -> Result<LogView, RequestError> {
         let input = |seq| LogInput::ReadLog { seq, from, entries_max };
         self.ask(|waiting| &mut waiting.logs, input, self.shared.request_timeout).await
+    }
+
+    /// What this member has counted of its appends since its start.
+    pub async fn statistics(&self) -> Result<Statistics, RequestError> {
+        let input = |seq| LogInput::Statistics { seq };
+        self.ask(|waiting| &mut waiting.statistics, input, self.shared.request_timeout).await
     }
 
     /// Asks for a checkpoint of what is applied now, and waits until one is durable; returns the index it is at.

@@ -15,6 +15,7 @@ mod log_view;
 pub mod membership;
 pub mod metrics;
 mod shell;
+mod statistics;
 
 pub use config::{Config, InitialState, JoinConfig, PeerTls};
 pub use core::{LeaseAnswer, PeerBook};
@@ -25,3 +26,4 @@ pub use log_view::{LogContent, LogEntry, LogView};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
 pub use shell::{HttpConnection, PeerHttp, Running, StartError, Stopped, has_data, start, with_callers_log};
+pub use statistics::{AppendStatistics, Flow, FollowerStatistics, Latency, Rate, Statistics};

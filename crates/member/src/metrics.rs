@@ -120,20 +120,6 @@ impl Metrics {
         self.peer_sent_failures.with_label_values(&[&to.to_string()]).inc();
     }
 
-    /// Frames handed to the connection to a peer, and frames to it that were dropped, since this member's start.
-    #[must_use]
-    pub fn frames_to(&self, peer: MemberId) -> (u64, u64) {
-        let to = peer.to_string();
-        let failed = self.peer_sent_failures.with_label_values(&[&to]).get();
-        (self.peer_sent_frames.with_label_values(&[&to]).get(), failed as u64)
-    }
-
-    /// Frames from all peers since this member's start.
-    #[must_use]
-    pub fn frames_received(&self) -> u64 {
-        self.peer_received_frames.get()
-    }
-
     /// Everything in the registry, in Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {

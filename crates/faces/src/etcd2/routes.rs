@@ -133,7 +133,7 @@ impl Thread {
             "/version" => Ok(text(VERSION_04)),
             "/v1/leader" | "/v2/leader" => self.leader_text().await,
             "/v1/machines" | "/v1/peers" | "/v2/machines" | "/v2/peers" => Ok(self.machines_text().await),
-            "/v1/stats/self" | "/v2/stats/self" => Ok(self.self_stats().await),
+            "/v1/stats/self" | "/v2/stats/self" => self.self_stats().await,
             "/v1/stats/leader" | "/v2/stats/leader" => self.leader_stats(head).await,
             "/v1/stats/store" | "/v2/stats/store" => Ok(self.store_stats()),
             "/v2/speedTest" => self.speed_test().await,
@@ -177,7 +177,7 @@ impl Thread {
         match head.uri.path() {
             "/v2/machines" if is_read(method) => Ok(self.machines_text().await),
             "/v2/machines" => Ok(not_allowed("GET,HEAD")),
-            "/v2/stats/self" if get => Ok(self.self_stats().await),
+            "/v2/stats/self" if get => self.self_stats().await,
             "/v2/stats/leader" if get => self.leader_stats(head).await,
             "/v2/stats/store" if get => Ok(self.store_stats()),
             "/v2/stats/self" | "/v2/stats/leader" | "/v2/stats/store" => Ok(not_allowed("GET")),

@@ -4,9 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Response, StatusCode, request};
 
+use quorate_ids::MemberId;
+use quorate_member::{AppendStatistics, Flow, FollowerStatistics};
 use quorate_models::tree;
 
-use super::errors::RAFT_INTERNAL;
+use super::errors::{Error, RAFT_INTERNAL};
 use super::routes::said;
 use super::{Answer, Dialect, JSON, TEXT, Thread, go_time, json, reply};
 use crate::listener::Body;
@@ -21,7 +23,40 @@ fn quoted(text: &str) -> String {
     out
 }
 
+/// The fields of one direction. As theirs, a rate is left out where there is none.
+fn flow(direction: &str, flow: &Flow) -> String {
+    let mut fields = format!(",\"{direction}AppendRequestCnt\":{}", flow.count);
+    if let Some(rate) = &flow.rate {
+        let (messages, bytes) = (rate.messages_per_second, rate.bytes_per_second);
+        fields.push_str(&format!(",\"{direction}PkgRate\":{messages},\"{direction}BandwidthRate\":{bytes}"));
+    }
+    fields
+}
+
+fn follower(figures: &FollowerStatistics) -> String {
+    let (current, average, deviation, minimum, maximum) =
+        figures.latency.map_or((0.0, 0.0, 0.0, 0.0, 0.0), |latency| {
+            let (average, deviation) = (latency.average_ms, latency.standard_deviation_ms);
+            (latency.current_ms, average, deviation, latency.minimum_ms, latency.maximum_ms)
+        });
+    let FollowerStatistics { success, fail, .. } = figures;
+    format!(
+        "{{\"latency\":{{\"current\":{current},\"average\":{average},\"standardDeviation\":{deviation},\
+         \"minimum\":{minimum},\"maximum\":{maximum}}},\"counts\":{{\"fail\":{fail},\"success\":{success}}}}}"
+    )
+}
+
 impl Thread {
+    /// Heartbeats are appends without entries in 0.4, and messages of their own since.
+    async fn appends(&self) -> Result<AppendStatistics, Error> {
+        let counted =
+            self.handle().statistics().await.map_err(|error| Error::from(error).at(self.index()))?;
+        Ok(match self.dialect() {
+            Dialect::V04 => counted.with_heartbeats,
+            Dialect::V2 => counted.appends,
+        })
+    }
+
     fn stats_kind(&self) -> &'static str {
         match self.dialect() {
             Dialect::V04 => TEXT,
@@ -29,27 +64,23 @@ impl Thread {
         }
     }
 
-    pub(super) async fn self_stats(&self) -> Response<Body> {
+    pub(super) async fn self_stats(&self) -> Answer {
         let status = self.handle().status();
         let started = go_time::rfc3339_nano(unix_nanos(self.shared.started));
         let name = quoted(&self.shared.config.name);
         let leader = status.leader.map(|id| (id, self.shared.leadership.look(id)));
         let uptime = leader.map_or(0, |(_, (since, _))| since.elapsed().as_nanos());
         let uptime = quoted(&go_time::duration(uptime));
-        let metrics = self.handle().metrics();
         let own = self.handle().identity().member;
-        let members = self.handle().members();
-        let others = members.iter().filter(|member| member.id != own);
-        let sent: u64 = others.map(|member| metrics.frames_to(member.id).0).sum();
-        let received = metrics.frames_received();
-        let counts = format!("\"recvAppendRequestCnt\":{received},\"sendAppendRequestCnt\":{sent}");
+        let appends = self.appends().await?;
+        let counts = flow("recv", &appends.received) + &flow("send", &appends.sent);
         let body = match self.dialect() {
             Dialect::V04 => {
                 let state = if status.is_leader { "leader" } else { "follower" };
                 let leader = quoted(&self.leader().await.unwrap_or_default().name);
                 format!(
                     "{{\"name\":{name},\"state\":\"{state}\",\"startTime\":\"{started}\",\"leaderInfo\":\
-                     {{\"leader\":{leader},\"uptime\":{uptime}}},{counts}}}"
+                     {{\"leader\":{leader},\"uptime\":{uptime}}}{counts}}}"
                 )
             }
             Dialect::V2 => {
@@ -59,11 +90,11 @@ impl Thread {
                 let since = go_time::rfc3339_nano(since);
                 format!(
                     "{{\"name\":{name},\"id\":\"{own}\",\"state\":\"{state}\",\"startTime\":\"{started}\",\"leaderInfo\":\
-                     {{\"leader\":\"{leader}\",\"uptime\":{uptime},\"startTime\":\"{since}\"}},{counts}}}"
+                     {{\"leader\":\"{leader}\",\"uptime\":{uptime},\"startTime\":\"{since}\"}}{counts}}}"
                 )
             }
         };
-        reply(StatusCode::OK, self.stats_kind(), body)
+        Ok(reply(StatusCode::OK, self.stats_kind(), body))
     }
 
     pub(super) async fn leader_stats(&self, head: &request::Parts) -> Answer {
@@ -78,21 +109,24 @@ impl Thread {
             };
         }
         let own = self.handle().identity().member;
-        let name = |id: quorate_ids::MemberId, name: &str| match self.dialect() {
+        let name = |id: MemberId, name: &str| match self.dialect() {
             Dialect::V04 => quoted(name),
             Dialect::V2 => format!("\"{id}\""),
         };
+        let appends = self.appends().await?;
         let members = self.handle().members();
-        let mut followers = String::new();
-        for member in members.iter().filter(|member| member.id != own) {
-            if !followers.is_empty() {
-                followers.push(',');
-            }
-            followers.push_str(&name(member.id, &member.name));
-            // Frames, not appends: how long a follower takes for one is not measured, so it is not told.
-            let (success, fail) = self.handle().metrics().frames_to(member.id);
-            followers.push_str(&format!(":{{\"counts\":{{\"fail\":{fail},\"success\":{success}}}}}"));
-        }
+        let mut followers: Vec<(String, String)> = members
+            .iter()
+            .filter(|member| member.id != own)
+            .map(|member| {
+                let figures = appends.followers.get(&member.id).copied().unwrap_or_default();
+                (name(member.id, &member.name), follower(&figures))
+            })
+            .collect();
+        followers.sort_unstable();
+        let followers: Vec<String> =
+            followers.into_iter().map(|(name, figures)| format!("{name}:{figures}")).collect();
+        let followers = followers.join(",");
         let own = name(own, &self.shared.config.name);
         let body = format!("{{\"leader\":{own},\"followers\":{{{followers}}}}}");
         Ok(reply(StatusCode::OK, self.stats_kind(), body))

@@ -55,7 +55,7 @@ impl Machine {
     }
 
     /// The status and the body, without the line's end.
-    async fn said(&self, method: &str, path: &str, form: &str) -> (u16, String) {
+    pub(crate) async fn said(&self, method: &str, path: &str, form: &str) -> (u16, String) {
         let answered = self.ask(method, path, form).await;
         (answered.status, answered.body.trim_end().to_owned())
     }

@@ -3,6 +3,7 @@
 mod balsa;
 mod etcd2;
 mod etcd2_auth;
+mod etcd2_stats;
 mod etcd3;
 mod hostile;
 mod limits;

@@ -49,6 +49,7 @@ mod replay;
 mod strangers;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod transfer;
 pub mod votes;
 
@@ -67,6 +68,7 @@ use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
 use crate::joining::{Offer, Question, Reply};
 use crate::log_view::LogView;
 use crate::membership::{Member, MemberList, MembershipRequest};
+use crate::statistics::Statistics;
 
 pub use absorption::{complete as complete_move, move_to, pending as pending_move, reply_to_offer};
 pub use apply::{ApplyStage, CheckpointRule};
@@ -123,6 +125,10 @@ pub enum LogInput {
         seq: u64,
         from: LogIndex,
         entries_max: usize,
+    },
+    /// Somebody wants to know what is counted of appends.
+    Statistics {
+        seq: u64,
     },
     /// Make a checkpoint as soon as one can be cut.
     Checkpoint,
@@ -251,6 +257,10 @@ pub enum LogOutput {
     AnswerLog {
         seq: u64,
         view: LogView,
+    },
+    AnswerStatistics {
+        seq: u64,
+        statistics: Statistics,
     },
     /// Leadership has been handed on, or there was none to hand on.
     MayStop,

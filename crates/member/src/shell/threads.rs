@@ -99,7 +99,7 @@ impl Links {
 
     /// Answers everything that still waits; nothing will come for it any more.
     fn give_up_waiting(&self, reason: &str) {
-        let Waiting { proposals, reads, leases, logs } = std::mem::take(&mut *self.waiting());
+        let Waiting { proposals, reads, leases, logs, statistics } = std::mem::take(&mut *self.waiting());
         let error = || RequestError::Stopped { reason: reason.to_owned() };
         for answer in proposals.into_values() {
             let _ = answer.send(Err(error()));
@@ -111,6 +111,9 @@ impl Links {
             let _ = answer.send(Err(error()));
         }
         for answer in logs.into_values() {
+            let _ = answer.send(Err(error()));
+        }
+        for answer in statistics.into_values() {
             let _ = answer.send(Err(error()));
         }
     }
@@ -222,6 +225,11 @@ fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>)
         LogOutput::AnswerLog { seq, view } => {
             if let Some(answer) = links.waiting().logs.remove(&seq) {
                 let _ = answer.send(Ok(view));
+            }
+        }
+        LogOutput::AnswerStatistics { seq, statistics } => {
+            if let Some(answer) = links.waiting().statistics.remove(&seq) {
+                let _ = answer.send(Ok(statistics));
             }
         }
         LogOutput::MayStop => links.may_stop.store(true, Ordering::Release),

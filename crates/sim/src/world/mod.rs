@@ -16,6 +16,7 @@ mod operator;
 mod scrub;
 mod shown;
 mod stages;
+mod statistics;
 mod tree;
 mod versions;
 

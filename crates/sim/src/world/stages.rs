@@ -188,7 +188,10 @@ impl World {
             LogOutput::JoinReply { ask, reply } => self.replied(member, ask, reply),
             LogOutput::Invite { urls, offer } => self.invite(member, &urls, offer),
             LogOutput::GiveUp { ask, offer } => return self.give_up(member, at, ask, offer),
-            LogOutput::MayStop | LogOutput::Event(_) | LogOutput::AnswerLog { .. } => {}
+            LogOutput::MayStop
+            | LogOutput::Event(_)
+            | LogOutput::AnswerLog { .. }
+            | LogOutput::AnswerStatistics { .. } => {}
             LogOutput::Removed => return self.member_ended(member),
         }
         Ok(())
@@ -201,6 +204,7 @@ impl World {
             let cluster = self.machines[member].identity.cluster;
             let first = *self.leaders.entry((cluster, status.term.0)).or_insert(id);
             ensure!(first == id, "members {first} and {id} both lead in term {}", status.term);
+            self.look_at_statistics(member)?;
         }
         let log_end = self.machines[member].log_end;
         let Some(running) = &mut self.machines[member].running else { return Ok(()) };

@@ -190,35 +190,69 @@ pub fn etcdctl_on_servers(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
     cluster.terminate()
 }
 
-/// The same requests to etcd's own server: the answers are the same, field by field.
-pub fn beside_etcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
-    let mut cluster = Cluster::plan(&tools.binary, scratch, 1, &FLAGS)?;
-    cluster.start_all()?;
+/// A server of etcd's own, with the v2 API.
+struct Etcd {
+    name: String,
+    client: String,
+    peer: String,
+}
+
+/// So many of them as one cluster, ready to serve; they end with what is returned.
+fn start_etcd(tools: &Tools, scratch: &Path, size: usize) -> anyhow::Result<(Vec<Etcd>, Vec<Process>)> {
     let etcd = tools.etcd.as_ref().context("no etcd")?;
-    let (client, peer) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let mut command = Command::new(etcd);
-    command.env_clear().args(["--name", "etcd", "--enable-v2"]);
-    for (flag, value) in [
-        ("--data-dir", scratch.join("etcd").display().to_string()),
-        ("--listen-client-urls", format!("http://{client}")),
-        ("--advertise-client-urls", format!("http://{client}")),
-        ("--listen-peer-urls", format!("http://{peer}")),
-        ("--initial-advertise-peer-urls", format!("http://{peer}")),
-        ("--initial-cluster", format!("etcd=http://{peer}")),
-    ] {
-        command.arg(flag).arg(value);
+    let address = || format!("127.0.0.1:{}", free_port());
+    let servers: Vec<Etcd> = (1..=size)
+        .map(|number| Etcd { name: format!("etcd{number}"), client: address(), peer: address() })
+        .collect();
+    let all: Vec<String> = servers.iter().map(|it| format!("{}=http://{}", it.name, it.peer)).collect();
+    let all = all.join(",");
+    let mut running = Vec::new();
+    for Etcd { name, client, peer } in &servers {
+        let mut command = Command::new(etcd);
+        command.env_clear().args(["--name", name, "--enable-v2", "--initial-cluster", &all]);
+        for (flag, value) in [
+            ("--data-dir", scratch.join(name).display().to_string()),
+            ("--listen-client-urls", format!("http://{client}")),
+            ("--advertise-client-urls", format!("http://{client}")),
+            ("--listen-peer-urls", format!("http://{peer}")),
+            ("--initial-advertise-peer-urls", format!("http://{peer}")),
+        ] {
+            command.arg(flag).arg(value);
+        }
+        running.push(Process::start(&mut command, &scratch.join(format!("{name}.log")))?);
     }
-    let _etcd = Process::start(&mut command, &scratch.join("etcd.log"))?;
-    wait_until("etcd serves", || matches!(http_get(&client, "/health"), Ok((200, _))))?;
-    // Its own version is written last of what it writes for itself.
-    wait_until("etcd has its version", || {
-        http_get(&client, "/version").is_ok_and(|(_, version)| version.contains("\"etcdcluster\":\"3.4"))
-    })?;
-    let compared = output(
-        script(tools, "compare_v2.py")?
-            .arg(format!("http://{client}"))
-            .arg(format!("http://{}", cluster.members[0].client)),
-    )?;
+    for Etcd { client, .. } in &servers {
+        wait_until("etcd serves", || matches!(http_get(client, "/health"), Ok((200, _))))?;
+        // Its own version is written last of what it writes for itself.
+        wait_until("etcd has its version", || {
+            http_get(client, "/version").is_ok_and(|(_, version)| version.contains("\"etcdcluster\":\"3.4"))
+        })?;
+    }
+    Ok((servers, running))
+}
+
+fn compare(tools: &Tools, name: &str, theirs: &[String], ours: &[String]) -> anyhow::Result<()> {
+    let compared = output(script(tools, name)?.arg(theirs.join(",")).arg(ours.join(",")))?;
     println!("         {}", compared.trim());
-    cluster.terminate()
+    Ok(())
+}
+
+fn urls<'a>(clients: impl Iterator<Item = &'a String>) -> Vec<String> {
+    clients.map(|client| format!("http://{client}")).collect()
+}
+
+/// The same requests to etcd's own server: the answers are the same, field by field. The same load on three of each: what they
+/// tell of their appends has the same fields.
+pub fn beside_etcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    for (size, name) in [(1, "compare_v2.py"), (SIZE, "compare_v2_stats.py")] {
+        let scratch = scratch.join(name);
+        let mut cluster = Cluster::plan(&tools.binary, &scratch, size, &FLAGS)?;
+        cluster.start_all()?;
+        let (servers, _running) = start_etcd(tools, &scratch, size)?;
+        let theirs = urls(servers.iter().map(|server| &server.client));
+        let ours = urls(cluster.members.iter().map(|member| &member.client));
+        compare(tools, name, &theirs, &ours)?;
+        cluster.terminate()?;
+    }
+    Ok(())
 }

@@ -39,6 +39,7 @@ use crate::core::proposals::{Proposals, Request};
 use crate::core::reads::Reads;
 use crate::core::replay::Replay;
 use crate::core::strangers::Strangers;
+use crate::core::traffic::Traffic;
 use crate::core::{
     ApplyInput, Committed, LeaseAnswer, LeaseAsk, LogBatch, LogInput, LogOutput, Now, TransferInput, Verdict,
 };
@@ -48,6 +49,7 @@ use crate::frame::{ForwardRefusal, Forwarded, ForwardedBody, Frame, Lane, Snapsh
 use crate::handle::{Identity, MembershipRefusal, RequestError, Status};
 use crate::kinds::{Kinds, Level};
 use crate::membership::{MemberList, MembershipRequest};
+use crate::statistics::Statistics;
 
 /// Bounds and times of the log loop.
 #[derive(Clone, Debug)]
@@ -162,6 +164,7 @@ pub struct LogLoop {
     met: std::collections::BTreeMap<MemberId, Incarnation>,
     noted: std::collections::BTreeSet<MemberId>,
     levels: Levels,
+    traffic: Traffic,
     /// The peers that this member reaches, until its first election need not be hastened any more.
     starting: Option<std::collections::BTreeSet<MemberId>>,
     giving_up: Option<joins::GivingUp>,
@@ -226,6 +229,7 @@ impl LogLoop {
             met: std::collections::BTreeMap::new(),
             noted: std::collections::BTreeSet::new(),
             levels: Levels::default(),
+            traffic: Traffic::default(),
             starting: Some(std::collections::BTreeSet::new()),
             giving_up: None,
             given_up: false,
@@ -253,6 +257,12 @@ impl LogLoop {
         &self.said
     }
 
+    /// What is counted of appends.
+    #[must_use]
+    pub fn statistics(&self, now: Now) -> Statistics {
+        self.traffic.statistics(now.monotonic)
+    }
+
     /// Takes one input in. Cheap: the work is done in [`Self::turn`].
     pub fn step(&mut self, input: LogInput, now: Now) {
         match input {
@@ -270,14 +280,19 @@ impl LogLoop {
             LogInput::Expire { term, model, command } => self.expiries.push_back((term, model, command)),
             LogInput::TransferLeadership { to } => self.transfer(to, now),
             LogInput::ReadLog { seq, from, entries_max } => self.read_log(seq, from, entries_max),
+            LogInput::Statistics { seq } => {
+                let statistics = self.statistics(now);
+                self.out.push(LogOutput::AnswerStatistics { seq, statistics });
+            }
             LogInput::Checkpoint => self.out.push(LogOutput::Apply(ApplyInput::CheckpointNow)),
             LogInput::Frame { from, frame } => self.frame(from, frame, now),
             LogInput::Reachable { peer } => self.reachable(peer),
             LogInput::Unreachable { to } => {
                 self.levels.forget(to);
+                self.traffic.lost(to);
                 self.consensus.report_unreachable(to);
             }
-            LogInput::Written { number } => self.written(number),
+            LogInput::Written { number } => self.written(number, now),
             LogInput::NoSpace => self.no_space = true,
             LogInput::Applied { index } => self.applied(index),
             LogInput::Hashed { index, hash } => self.hashed(index, hash),

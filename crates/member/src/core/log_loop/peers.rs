@@ -16,7 +16,7 @@ impl LogLoop {
             }
         };
         match frame {
-            Frame::Raft(bytes) => self.raft_message(from, &bytes),
+            Frame::Raft(bytes) => self.raft_message(from, &bytes, now),
             Frame::Forward { term, requests } => self.forwarded(from, term, requests, now),
             Frame::ForwardRefused { start, term, seqs, reason } => {
                 if start == self.config.start {
@@ -71,7 +71,7 @@ impl LogLoop {
         }
     }
 
-    pub(super) fn raft_message(&mut self, from: MemberId, bytes: &Bytes) {
+    pub(super) fn raft_message(&mut self, from: MemberId, bytes: &Bytes, now: Now) {
         let message = match Message::decode_shared(bytes) {
             Ok(message) if message.from() == from => message,
             Ok(message) => {
@@ -83,6 +83,7 @@ impl LogLoop {
                 return;
             }
         };
+        self.traffic.received(&message, bytes.len(), now.monotonic);
         if message.entries_bytes() > 0 && self.is_lagging() {
             // The leader sends it again; until then the apply stage catches up.
             return;
@@ -152,10 +153,11 @@ impl LogLoop {
         self.out.push(LogOutput::Send { to, lane, frame: frame.encode() });
     }
 
-    pub(super) fn send_messages(&mut self, messages: Vec<Message>) {
+    pub(super) fn send_messages(&mut self, messages: Vec<Message>, now: Now) {
         for message in messages {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
+            self.traffic.sent(&message, bytes.len(), now.monotonic);
             let lane = if message.entries_bytes() > 0 { Lane::Entries } else { Lane::Control };
             self.send(message.to(), lane, &Frame::Raft(Bytes::from(bytes)));
         }

@@ -8,7 +8,7 @@ impl LogLoop {
             if let Some(role) = ready.role_change {
                 self.role_changed(role.role, role.leader, role.term, now);
             }
-            self.send_messages(ready.messages);
+            self.send_messages(ready.messages, now);
             if let Some(point) = ready.snapshot {
                 self.snapshot_accepted(
                     SnapshotPoint { index: point.index, term: point.term },
@@ -26,7 +26,7 @@ impl LogLoop {
             }
             self.after.ready_number = Some(ready.number);
             if planted!(PromiseBeforeWrite) {
-                self.send_messages(ready.persisted_messages.clone());
+                self.send_messages(ready.persisted_messages.clone(), now);
             }
             self.after.messages.extend(ready.persisted_messages);
             self.commit(ready.committed);
@@ -58,7 +58,7 @@ impl LogLoop {
         }
         let release_alone = self.batch.release.is_some() && self.after.ready_number.is_none();
         if !self.batch_needs_write && self.batch.restart.is_none() && !release_alone {
-            self.settle_unwritten();
+            self.settle_unwritten(now);
             return;
         }
         self.batches += 1;
@@ -71,16 +71,16 @@ impl LogLoop {
     }
 
     /// A commit index alone may ride with the next batch: losing it in a crash loses nothing.
-    pub(super) fn settle_unwritten(&mut self) {
+    pub(super) fn settle_unwritten(&mut self, now: Now) {
         let after = std::mem::take(&mut self.after);
-        self.settle(after);
+        self.settle(after, now);
     }
 
-    pub(super) fn settle(&mut self, after: AfterWrite) {
+    pub(super) fn settle(&mut self, after: AfterWrite, now: Now) {
         if let Some(number) = after.ready_number {
             self.consensus.persisted(number);
         }
-        self.send_messages(after.messages);
+        self.send_messages(after.messages, now);
         if let Some(members) = after.members {
             self.keep(members);
         }
@@ -89,11 +89,11 @@ impl LogLoop {
         }
     }
 
-    pub(super) fn written(&mut self, number: u64) {
+    pub(super) fn written(&mut self, number: u64, now: Now) {
         let write = self.in_flight.take().expect("a write that was started");
         assert_eq!(write.number, number, "writes come back in order");
         self.no_space = false;
-        self.settle(write.after);
+        self.settle(write.after, now);
     }
 
     pub(super) fn role_changed(&mut self, role: Role, leader: Option<MemberId>, term: Term, now: Now) {
@@ -109,6 +109,7 @@ impl LogLoop {
             self.out.push(LogOutput::Apply(ApplyInput::Follow));
         }
         self.reads.give_up_round(None);
+        self.traffic.role_changed();
     }
 
     /// Time goes on from the log's last entry that has stamps, which never go back along the log. Before the first stamp
@@ -178,6 +179,7 @@ impl LogLoop {
         }
         if outcome.is_ok() {
             self.joins.keep(&self.members);
+            self.traffic.keep(&self.members);
             let members = Arc::new(self.members.clone());
             self.out.push(LogOutput::Members(members.clone()));
             self.after.members = Some(members);
