@@ -352,7 +352,7 @@ async fn crash_between_lock_and_commit(replicas: &[Arc<Replica>]) -> Result<(), 
 }
 
 /// One replica as a process of its own.
-fn as_a_process(words: &[&str]) -> Result<(), Failure> {
+pub fn as_a_process(words: &[&str]) -> Result<(), Failure> {
     let (file, rest) = match words {
         ["--config", file, rest @ ..] => (*file, rest),
         _ => return Err("use: payment_channels [--config FILE serve|pay ID AMOUNT|hold ID|show ID]".into()),

@@ -18,11 +18,18 @@ fn three_replicas_in_one_process_do_what_the_example_says() {
     example::in_one_process(folder.path()).expect("it runs to its end");
 }
 
-/// The example's binary, which is built together with the tests.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().expect("this program");
-    let target = tests.parent().and_then(Path::parent).expect("the target folder");
-    target.join("examples/payment_channels")
+/// Set in processes of the example: the words that it is called with.
+const WORDS: &str = "PAYMENT_CHANNELS_WORDS";
+/// The test that is the example where [`WORDS`] are set.
+const PLAYS_IT: &str = "payment_channels::a_killed_process_keeps_neither_the_channel_nor_the_storage";
+
+/// The example as a process: this program again, so that nothing else needs to have been built.
+fn replica(configuration: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", PLAYS_IT, "--nocapture"]);
+    let configuration = configuration.to_str().expect("a path in UTF-8");
+    command.env(WORDS, [&["--config", configuration], words].concat().join("\n"));
+    command
 }
 
 /// The configuration of one replica, in a file of its own.
@@ -40,8 +47,7 @@ fn configuration(folder: &Path, name: &str, endpoints: &[String], server: &str) 
 
 /// Runs a replica to its end; what it printed.
 fn run(configuration: &Path, words: &[&str]) -> String {
-    let output =
-        Command::new(program()).arg("--config").arg(configuration).args(words).output().expect("it runs");
+    let output = replica(configuration, words).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{words:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
@@ -49,18 +55,15 @@ fn run(configuration: &Path, words: &[&str]) -> String {
 
 /// A replica that serves until its standard input closes.
 fn serve(configuration: &Path) -> Child {
-    Command::new(program())
-        .arg("--config")
-        .arg(configuration)
-        .arg("serve")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts")
+    replica(configuration, &["serve"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it starts")
 }
 
 #[test]
 fn a_killed_process_keeps_neither_the_channel_nor_the_storage() {
+    if let Ok(words) = std::env::var(WORDS) {
+        let words: Vec<&str> = words.split('\n').collect();
+        return example::as_a_process(&words).expect("it runs to its end");
+    }
     let folder = folder();
     let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
     let endpoints: Vec<String> = ports.iter().map(|(client, _)| format!("127.0.0.1:{client}")).collect();
@@ -81,16 +84,14 @@ fn a_killed_process_keeps_neither_the_channel_nor_the_storage() {
         .collect();
     let client = configuration(folder.path(), "client", &endpoints, r#"{"enabled": false}"#);
     wait_until("the replicas serve", || {
-        let shown = Command::new(program()).arg("--config").arg(&client).args(["pay", "42", "1"]).output();
+        let shown = replica(&client, &["pay", "42", "1"]).output();
         shown.is_ok_and(|output| output.status.success())
     })
     .expect("they serve");
     // One holds the channel and is killed; one member is killed with it.
-    let mut holder = Process::start(
-        Command::new(program()).arg("--config").arg(&client).args(["hold", "42"]),
-        &folder.path().join("holder.log"),
-    )
-    .expect("it starts");
+    let mut holder =
+        Process::start(&mut replica(&client, &["hold", "42"]), &folder.path().join("holder.log"))
+            .expect("it starts");
     holder.wait_for_output("holding").expect("it holds");
     holder.kill();
     let mut killed = servers.remove(0);
@@ -98,7 +99,8 @@ fn a_killed_process_keeps_neither_the_channel_nor_the_storage() {
     killed.wait().expect("it ended");
     assert!(run(&client, &["pay", "42", "2"]).contains("Committed"), "the channel freed itself");
     assert!(run(&client, &["pay", "42", "98"]).contains("Aborted(NotEnough { left: 97 })"));
-    assert_eq!(run(&client, &["show", "42"]), "Channel { nonce: 0, deposited: 100, spent: 3 }\n");
+    let shown = run(&client, &["show", "42"]);
+    assert!(shown.contains("Channel { nonce: 0, deposited: 100, spent: 3 }\n"), "{shown}");
     for mut server in servers {
         drop(server.stdin.take());
         assert!(server.wait().expect("it ended").success());
