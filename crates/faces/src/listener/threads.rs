@@ -102,7 +102,7 @@ impl Serving {
                 stopping: stopping.clone(),
             };
             let runtime = runtime()?;
-            let thread = std::thread::Builder::new().name(format!("net-{number}"));
+            let thread = std::thread::Builder::new().name(format!("quorate-net-{number}"));
             serving.threads.push(thread.spawn(with_callers_log(move || net.run(&runtime, accepted)))?);
             hand_over.push(sender);
         }
@@ -116,7 +116,7 @@ impl Serving {
         });
         serving.local = LocalPort(Arc::downgrade(&acceptor));
         let runtime = runtime()?;
-        let thread = std::thread::Builder::new().name("accept".to_owned());
+        let thread = std::thread::Builder::new().name("quorate-accept".to_owned());
         let run = with_callers_log(move || acceptor.run(&runtime, listeners, stopping));
         serving.threads.push(thread.spawn(run)?);
         Ok(serving)

@@ -5,6 +5,8 @@ mod joined;
 mod payment_channels;
 mod snet_embedded;
 mod snet_settings;
+#[cfg(target_os = "linux")]
+mod threads;
 
 #[path = "../../examples/embedded.rs"]
 mod embedded;
