@@ -459,3 +459,7 @@ fn run(
     running.again = Some(base);
     Ok(running)
 }
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;
