@@ -7,6 +7,7 @@ mod ctl;
 mod damaged_disk;
 mod etcd2;
 mod lifecycle;
+mod many_clients;
 mod migrate;
 mod snet;
 mod standbys;
