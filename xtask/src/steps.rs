@@ -110,12 +110,14 @@ fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
     const SEEDS_OF_THE_COMMIT: u64 = 100;
     const SEEDS_WITH_CHANGING_MEMBERS: u64 = 20;
     const SEEDS_WITH_JOINS: u64 = 30;
+    const SEEDS_WITH_FULL_DISKS: u64 = 20;
     build_checked(job)?;
     for (world, count, from) in [
         ("both", SEEDS_FIXED, 1),
         ("both", SEEDS_OF_THE_COMMIT, seed_of_the_commit()),
         ("members", SEEDS_WITH_CHANGING_MEMBERS, 1),
         ("joins", SEEDS_WITH_JOINS, 1),
+        ("full", SEEDS_WITH_FULL_DISKS, 1),
     ] {
         let (count, from) = (count.to_string(), from.to_string());
         job.run(program("quorate-sim").args(["--world", world, "--seeds", &count, "--from", &from]))?;
@@ -124,7 +126,11 @@ fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
     let text = job.text();
     let runs = text.lines().filter_map(|line| line.strip_prefix("seeds ")?.trim().parse::<u64>().ok());
     let seeds: u64 = runs.sum();
-    let wanted = SEEDS_FIXED + SEEDS_OF_THE_COMMIT + SEEDS_WITH_CHANGING_MEMBERS + SEEDS_WITH_JOINS;
+    let wanted = SEEDS_FIXED
+        + SEEDS_OF_THE_COMMIT
+        + SEEDS_WITH_CHANGING_MEMBERS
+        + SEEDS_WITH_JOINS
+        + SEEDS_WITH_FULL_DISKS;
     anyhow::ensure!(seeds >= wanted, "only {seeds} seeds ran");
     Ok(Outcome::Passed(format!("{seeds} seeds")))
 }

@@ -7,7 +7,7 @@ use quorate_ids::{LogIndex, MemberId, Term};
 use raft::eraftpb;
 
 use crate::codec::{self, DecodeError};
-use crate::entry::payload;
+use crate::entry::{Entry, payload};
 use crate::membership::SnapshotPoint;
 
 /// What a message is for.
@@ -159,6 +159,11 @@ impl Message {
         } else {
             AppendAnswer::Has { through: index }
         })
+    }
+
+    /// The entries that it carries.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.raft.entries.iter().take(self.entries_count()).map(Entry::from_raft)
     }
 
     /// The snapshot that the sender offers. The receiver fetches the store's files first and steps the message when it

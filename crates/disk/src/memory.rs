@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::{Disk, File, Listed, Mode};
 
@@ -13,12 +13,50 @@ struct Contents(RwLock<Vec<u8>>);
 #[derive(Clone, Default)]
 pub struct MemoryDisk {
     files: Arc<RwLock<BTreeMap<String, Arc<Contents>>>>,
+    /// What all files together may have, if that is limited. Held then while one grows.
+    capacity: Arc<Mutex<Option<u64>>>,
+}
+
+impl std::fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryDisk").finish_non_exhaustive()
+    }
 }
 
 impl MemoryDisk {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From now on all files together have at most so many bytes; what would make them larger finds the disk full.
+    pub fn set_capacity(&self, bytes: u64) {
+        *self.capacity.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let files = self.files.read().expect("memory disk lock");
+        files.values().map(|contents| contents.0.read().expect("memory file lock").len() as u64).sum()
+    }
+
+    /// Lets `contents` have `len` bytes at least.
+    fn grow(&self, contents: &Contents, len: usize) -> io::Result<()> {
+        let has = || contents.0.read().expect("memory file lock").len();
+        if len <= has() {
+            return Ok(());
+        }
+        let limited = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+        let capacity = *limited;
+        // Where there is no limit, files need not wait for each other.
+        let _growing = capacity.is_some().then_some(limited);
+        if capacity.is_some_and(|bytes| self.used_bytes() + len.saturating_sub(has()) as u64 > bytes) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut bytes = contents.0.write().expect("memory file lock");
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        Ok(())
     }
 }
 
@@ -33,14 +71,14 @@ impl Disk for MemoryDisk {
             if mode.create_new {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{path}: exists")));
             }
-            return Ok(Arc::new(MemoryFile { contents: found.clone() }));
+            return Ok(Arc::new(MemoryFile { contents: found.clone(), disk: self.clone() }));
         }
         if !mode.create && !mode.create_new {
             return Err(not_found(path));
         }
         let contents = Arc::new(Contents::default());
         files.insert(path.to_owned(), contents.clone());
-        Ok(Arc::new(MemoryFile { contents }))
+        Ok(Arc::new(MemoryFile { contents, disk: self.clone() }))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
@@ -80,12 +118,14 @@ impl Disk for MemoryDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
+        let capacity = *self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_bytes())))
     }
 }
 
 struct MemoryFile {
     contents: Arc<Contents>,
+    disk: MemoryDisk,
 }
 
 impl File for MemoryFile {
@@ -103,12 +143,10 @@ impl File for MemoryFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut bytes = self.contents.0.write().expect("memory file lock");
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let end = start + data.len();
-        if bytes.len() < end {
-            bytes.resize(end, 0);
-        }
+        self.disk.grow(&self.contents, end)?;
+        let mut bytes = self.contents.0.write().expect("memory file lock");
         bytes[start..end].copy_from_slice(data);
         Ok(())
     }
@@ -122,12 +160,8 @@ impl File for MemoryFile {
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
-        let mut bytes = self.contents.0.write().expect("memory file lock");
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        if bytes.len() < len {
-            bytes.resize(len, 0);
-        }
-        Ok(())
+        self.disk.grow(&self.contents, len)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

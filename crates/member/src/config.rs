@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_disk::MemoryDisk;
 use quorate_store::StoreConfig;
 use quorate_tls::{Acceptor, Connector};
 
 use crate::event::Observer;
 use crate::shell::PeerHttp;
+
+/// A segment of the log, both fronts, and what the rewriting of a segment of the store takes at most.
+const RESERVE_BYTES_DEFAULT: u64 = (16 + 2 * 16 + 32) << 20;
 
 /// Whether a member without data founds its cluster or joins one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub struct Config {
     pub name: String,
     /// `None`: in memory only.
     pub data_dir: Option<PathBuf>,
+    /// Without a `data_dir`: the memory that is its disk, if the caller keeps it, or lets it get full. It has a reserve, too.
+    pub memory: Option<MemoryDisk>,
     /// Where the log goes, if not into `data_dir`.
     pub wal_dir: Option<PathBuf>,
     /// Port 0 takes any free port; see [`crate::Running::peer_addrs`].
@@ -93,6 +99,8 @@ pub struct Config {
     pub log_retained_bytes: usize,
     pub wal_segment_bytes: u64,
     pub store: StoreConfig,
+    /// Held on the disk, to be given free when it is full, so that it can be emptied. 0: nothing is.
+    pub reserve_bytes: u64,
     /// Bytes of recent changes kept in memory for watchers.
     pub feed_bytes_max: usize,
     /// Background writing, in bytes a second.
@@ -110,6 +118,7 @@ impl Config {
         Self {
             name: name.into(),
             data_dir: None,
+            memory: None,
             wal_dir: None,
             listen_peer: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             peer_tls: PeerTls::default(),
@@ -132,6 +141,7 @@ impl Config {
             log_retained_bytes: 16 * 1024 * 1024,
             wal_segment_bytes: quorate_wal::SEGMENT_SIZE_BYTES_DEFAULT,
             store: StoreConfig::default(),
+            reserve_bytes: RESERVE_BYTES_DEFAULT,
             feed_bytes_max: 16 * 1024 * 1024,
             background_bytes_per_second: 50_000_000,
             give_up_data: false,

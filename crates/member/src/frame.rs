@@ -66,6 +66,31 @@ pub enum ForwardedBody {
     Membership { request: Bytes },
 }
 
+/// How much space a member's disk has. Each one is worse than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    #[default]
+    Enough,
+    /// The reserve is whole, and not much is free beside it.
+    Nearly,
+    /// The disk is full: a part of the reserve is given free, or there never was one.
+    Short,
+    /// And less than half of the reserve is left, or there is no next segment for the log.
+    Last,
+}
+
+impl Space {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Enough, Self::Nearly, Self::Short, Self::Last].into_iter().find(|space| *space as u8 == byte)
+    }
+
+    /// Nothing may be put.
+    #[must_use]
+    pub fn is_full(self) -> bool {
+        self >= Self::Short
+    }
+}
+
 /// Why a leader did not take a forwarded command. In each case it is certain that it was not proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardRefusal {
@@ -195,6 +220,12 @@ pub enum Frame {
     },
     /// How much of what may stand in the log the sender knows; see [`crate::kinds`]. A program of level 1 sends none.
     Level(Level),
+    /// Tells the leader how much space the sender's disk has.
+    Space(Space),
+    /// The leader of `term` goes on without a member whose disk is full: it need not take what takes space.
+    Spared {
+        term: Term,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -287,6 +318,8 @@ impl Frame {
             Self::JoinAnswer(_) => 19,
             Self::Transfer { .. } => 20,
             Self::Level(_) => 21,
+            Self::Space(_) => 22,
+            Self::Spared { .. } => 23,
         }
     }
 
@@ -412,6 +445,8 @@ impl Frame {
                 out.put_u64_le(to.0);
             }
             Self::Level(level) => out.put_u16_le(level.0),
+            Self::Space(space) => out.put_u8(*space as u8),
+            Self::Spared { term } => out.put_u64_le(term.0),
         }
     }
 
@@ -523,6 +558,8 @@ impl Frame {
             }
             20 => Self::Transfer { term: Term(r.u64()?), to: MemberId(r.u64()?) },
             21 => Self::Level(Level(r.u16()?)),
+            22 => Self::Space(Space::from_byte(r.u8()?).ok_or(FrameError::Body(kind))?),
+            23 => Self::Spared { term: Term(r.u64()?) },
             _ => return Err(FrameError::Kind(kind)),
         };
         r.end()?;
@@ -590,6 +627,8 @@ mod tests {
             Frame::JoinAnswer(Bytes::from_static(b"me")),
             Frame::Transfer { term: Term(3), to: MemberId(4) },
             Frame::Level(Level(2)),
+            Frame::Space(Space::Short),
+            Frame::Spared { term: Term(3) },
         ]
     }
 

@@ -198,7 +198,7 @@ pub struct Status {
     pub last_index: LogIndex,
     /// Set when the member no longer serves: why.
     pub failed: Option<String>,
-    /// True while writes are refused because the disk is full.
+    /// True while this member's disk is full, or has no room for a snapshot that it needs.
     pub no_space: bool,
     /// Whether reads that ask nobody else may be answered: see [`Handle::replayed`].
     pub replayed: bool,

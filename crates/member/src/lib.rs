@@ -25,5 +25,6 @@ pub use joining::{AbsorbRefusal, Admitted, JoinError, JoinRefusal, Newcomer};
 pub use log_view::{LogContent, LogEntry, LogView};
 pub use membership::{Member, MemberList, MembershipRequest};
 pub use metrics::Metrics;
+pub use quorate_disk::MemoryDisk;
 pub use shell::{HttpConnection, PeerHttp, Running, StartError, Stopped, has_data, start, with_callers_log};
 pub use statistics::{AppendStatistics, Flow, FollowerStatistics, Latency, Rate, Statistics};

@@ -50,6 +50,15 @@ impl Command {
             other => Err(DecodeError::UnknownModel(other.0)),
         }
     }
+
+    /// True where this may leave more on the disk than it frees: it is refused while the disk is full.
+    #[must_use]
+    pub fn takes_space(&self) -> bool {
+        match self {
+            Self::Keys(command) => command.takes_space(),
+            Self::Tree(command) => command.takes_space(),
+        }
+    }
 }
 
 /// The tables that must be equal on all members at one applied index.

@@ -29,6 +29,12 @@ pub fn run_joins(options: report::Options) -> report::Outcome {
     world::run_with(options, world::Kind::Joins)
 }
 
+/// Runs a seed in the world in which disks get full.
+#[must_use]
+pub fn run_full(options: report::Options) -> report::Outcome {
+    world::run_with(options, world::Kind::Full)
+}
+
 /// Runs a seed in the small world and, where nothing broke there, in the whole one.
 #[must_use]
 pub fn run_both(options: report::Options) -> report::Outcome {

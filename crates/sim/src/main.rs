@@ -13,7 +13,8 @@ quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, n
   --world NAME    log: consensus and the write-ahead log alone; whole: members with all their stages;
                   both: one after the other for each seed (the default);
                   members: the whole world, in which members are added, promoted, removed, replaced and wiped;
-                  joins: the whole world, in which machines join by request, or give up a cluster of their own
+                  joins: the whole world, in which machines join by request, or give up a cluster of their own;
+                  full: the whole world, on small disks that get full and have to be emptied
   --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only);
                   all: hunt for each of them in turn, and print a table
   --keep-going    run on after a seed that failed
@@ -59,6 +60,7 @@ fn parse() -> Result<Arguments, String> {
                     "log" => quorate_sim::log_world::run,
                     "members" => quorate_sim::run_members,
                     "joins" => quorate_sim::run_joins,
+                    "full" => quorate_sim::run_full,
                     other => return Err(format!("there is no world {other}")),
                 };
             }

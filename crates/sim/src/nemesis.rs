@@ -110,6 +110,20 @@ impl Plan {
         Self { founders, members: founders + rng.between(2, 4) as usize, ..plan }
     }
 
+    /// A plan for a world in which disks get full: no disk fails in another way.
+    pub fn draw_for_full_disks(rng: &mut Rng) -> Self {
+        let plan = Self::draw(rng);
+        Self {
+            storm_nanos: rng.between(8, 20) * SECOND,
+            fault_every_nanos: *rng.pick(&[500 * MILLI, 1_500 * MILLI, 4 * SECOND]),
+            disk_errors: false,
+            full_disks: false,
+            damage: false,
+            vote_races: false,
+            ..plan
+        }
+    }
+
     /// How the network behaves during the storm.
     pub fn network_faults(&self, rng: &mut Rng) -> NetworkFaults {
         if !self.lossy {

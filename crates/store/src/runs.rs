@@ -80,6 +80,14 @@ impl Store {
         })
     }
 
+    /// Gives up the merge that is under way, and the space that it holds. False where there is none.
+    pub fn abandon_merge(&self) -> bool {
+        let Some(merging) = self.keeper().merging.take() else { return false };
+        // No manifest names it. What cannot be removed now is removed at the next open.
+        let _ = remove_if_there(self.disk(), &merging.path);
+        true
+    }
+
     fn start_merge(&self, keeper: &mut Keeper) -> Result<Option<Merging>, StoreError> {
         let durable = self.durable();
         let config = self.read().config.clone();

@@ -156,6 +156,14 @@ pub enum IncomingError {
     Store(#[from] StoreError),
 }
 
+impl IncomingError {
+    /// The disk is full. What was being written is missing again; everything else is as it was.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Store(StoreError::NoSpace { .. }))
+    }
+}
+
 /// A checkpoint that is being received.
 pub struct Incoming {
     disk: Arc<dyn Disk>,

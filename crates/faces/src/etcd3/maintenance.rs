@@ -32,6 +32,9 @@ impl Thread {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(status.failed);
+        if status.no_space {
+            errors.push("the disk is full".to_owned());
+        }
         for (member, alarm) in alarms {
             errors.push(format!("memberID:{member} alarm:{} ", alarm_name(alarm)));
         }

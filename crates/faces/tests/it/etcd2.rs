@@ -126,7 +126,7 @@ fn request(method: &str, path: &str, form: &str) -> String {
     text + "\r\n" + form
 }
 
-async fn ask(addr: SocketAddr, method: &str, path: &str, form: &str) -> Answered {
+pub(crate) async fn ask(addr: SocketAddr, method: &str, path: &str, form: &str) -> Answered {
     send(addr, &request(method, path, form)).await
 }
 

@@ -5,6 +5,7 @@ mod etcd2;
 mod etcd2_auth;
 mod etcd2_stats;
 mod etcd3;
+mod full_disk;
 mod hostile;
 mod limits;
 mod queues;

@@ -11,6 +11,7 @@ use quorate_models::tables::KEYS;
 use quorate_models::{Feeds, ModelId};
 use quorate_store::{Location, StoreConfig, Unpaced};
 
+use super::reserve::no_reserve;
 use super::tests::{at, config, founding};
 use super::{
     ApplyInput, ApplyOutput, CheckpointOutput, CheckpointStage, Committed, Mended, OpenConfig, Stages, open,
@@ -89,7 +90,7 @@ impl Subject {
         self.stages.apply.step(ApplyInput::CheckpointNow);
         for output in self.work(0) {
             if let ApplyOutput::Checkpoint { frozen, point, membership } = output {
-                let mut stage = CheckpointStage::new(self.stages.store.clone());
+                let mut stage = CheckpointStage::new(self.stages.store.clone(), no_reserve(), no_reserve());
                 let input = super::CheckpointInput { frozen, point, membership };
                 let output = stage.step(input, &mut Unpaced);
                 assert!(matches!(output, CheckpointOutput::Durable { .. }), "{output:?}");

@@ -1,13 +1,18 @@
 //! The checkpoint stage: writes frozen fronts in the background, and gives dead space back.
 //!
 //! Invariant: the log loop hears of a checkpoint only once it is durable. A checkpoint that finds no space is kept and
-//! tried again; its front stays in memory until then.
+//! tried again; its front stays in memory until then. On a full disk the reserve is drawn on for checkpoints, never for
+//! merging: that begins again where it found no space.
+
+use std::sync::Arc;
 
 use quorate_consensus::Membership;
 use quorate_ids::LogIndex;
 use quorate_store::{Frozen, Location, MergeStep, Pace, RewriteStep, Store, StoreError};
 
-use crate::frame::SnapshotPoint;
+use super::LogInput;
+use super::reserve::Reserve;
+use crate::frame::{SnapshotPoint, Space};
 
 /// Index entries that one step of merging runs touches.
 const MERGE_ENTRIES_PER_STEP: u64 = 16 * 1024;
@@ -42,21 +47,66 @@ pub struct CheckpointStage {
     store: Store,
     stuck: Option<CheckpointInput>,
     damaged: Vec<Location>,
+    reserve: Arc<Reserve>,
+    /// That of the log, where it is on another disk.
+    log_reserve: Arc<Reserve>,
+    told: Space,
+    /// A merge found no space: none is begun before a checkpoint, or the return of space, changed that.
+    merge_blocked: bool,
     /// There was nothing to do in the background.
     rests: bool,
 }
 
 impl CheckpointStage {
     #[must_use]
-    pub fn new(store: Store) -> Self {
-        Self { store, stuck: None, damaged: Vec::new(), rests: false }
+    pub fn new(store: Store, reserve: Arc<Reserve>, log_reserve: Arc<Reserve>) -> Self {
+        Self {
+            store,
+            stuck: None,
+            damaged: Vec::new(),
+            reserve,
+            log_reserve,
+            told: Space::Enough,
+            merge_blocked: false,
+            rests: false,
+        }
+    }
+
+    /// How much space the store's disk has, if that changed since the last call. To be asked after each other call.
+    pub fn space_news(&mut self) -> Option<LogInput> {
+        let space = if self.is_stuck() { Space::Last } else { self.reserve.space() };
+        (std::mem::replace(&mut self.told, space) != space).then_some(LogInput::StoreSpace(space))
+    }
+
+    fn look_for_space(&mut self) {
+        let was_full = self.reserve.space().is_full();
+        self.reserve.look();
+        if !Arc::ptr_eq(&self.reserve, &self.log_reserve) {
+            self.log_reserve.look();
+        }
+        self.merge_blocked &= was_full == self.reserve.space().is_full();
+    }
+
+    /// Finds space for a checkpoint: what a merge holds that is under way, then a piece of the reserve.
+    fn make_room(&mut self) -> bool {
+        if self.store.abandon_merge() {
+            self.merge_blocked = true;
+            return true;
+        }
+        self.reserve.give(Arc::ptr_eq(&self.reserve, &self.log_reserve))
     }
 
     /// Writes a checkpoint; blocks for the disk and the pace.
     pub fn step(&mut self, input: CheckpointInput, pace: &mut dyn Pace) -> CheckpointOutput {
         assert!(self.stuck.is_none(), "one checkpoint is under way at a time");
         self.rests = false;
-        match self.store.checkpoint(&input.frozen, pace) {
+        let mut written = self.store.checkpoint(&input.frozen, pace);
+        while matches!(written, Err(StoreError::NoSpace { .. })) && self.make_room() {
+            written = self.store.checkpoint(&input.frozen, pace);
+        }
+        self.merge_blocked &= written.is_err();
+        self.look_for_space();
+        match written {
             Ok(_) => CheckpointOutput::Durable { point: input.point, membership: input.membership },
             Err(StoreError::NoSpace { .. }) => {
                 self.stuck = Some(input);
@@ -101,9 +151,13 @@ impl CheckpointStage {
     /// A bounded piece of background work: merging runs, rewriting segments, writing a damaged index anew, removing
     /// files. True if there is more.
     pub fn background(&mut self, pace: &mut dyn Pace) -> Result<bool, String> {
-        let merged = match self.store.merge_step(MERGE_ENTRIES_PER_STEP, pace) {
+        self.look_for_space();
+        let merged = match self.merge(pace) {
             Ok(step) => step == MergeStep::More,
-            Err(StoreError::NoSpace { .. }) => false,
+            Err(StoreError::NoSpace { .. }) => {
+                self.merge_blocked = true;
+                false
+            }
             Err(error @ StoreError::Corrupt { .. }) => {
                 tracing::warn!(%error, "a part of the index on disk is damaged; all of it is written anew");
                 self.store.condemn_index();
@@ -126,5 +180,12 @@ impl CheckpointStage {
         self.store.collect().map_err(|error| error.to_string())?;
         self.rests = !merged && !rewritten;
         Ok(merged || rewritten)
+    }
+
+    fn merge(&mut self, pace: &mut dyn Pace) -> Result<MergeStep, StoreError> {
+        if self.merge_blocked {
+            return Ok(MergeStep::Idle);
+        }
+        self.store.merge_step(MERGE_ENTRIES_PER_STEP, pace)
     }
 }

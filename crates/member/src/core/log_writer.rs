@@ -1,26 +1,48 @@
 //! The log writer: makes batches durable, one write and one sync each, in order.
 //!
 //! Invariant: a batch is reported written only when every byte of it is durable. A batch that found no space is kept
-//! and tried again; nothing else enters the log before it.
+//! and tried again; nothing else enters the log before it. The reserve is drawn on as soon as there is no segment for
+//! when this one is full: so what is left of this one is there for what frees space, and for votes.
+
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_consensus::{Entry, EntryKind};
 use quorate_ids::{LogIndex, MemberId, Term};
 use quorate_wal::{Record, Wal, WalError};
 
+use super::reserve::Reserve;
 use super::{LogBatch, LogInput};
+use crate::frame::Space;
+
+/// Where the next segment could not be prepared, it is tried again after so many batches.
+const SPARE_TRIED_EVERY: u32 = 64;
 
 /// See the module.
 pub struct LogWriter {
     wal: Wal,
     stuck: Option<LogBatch>,
     marked: bool,
+    reserve: Arc<Reserve>,
+    /// Batches since the next segment could not be prepared.
+    unprepared: Option<u32>,
+    told: Space,
 }
 
 impl LogWriter {
     #[must_use]
-    pub fn new(wal: Wal) -> Self {
-        Self { wal, stuck: None, marked: true }
+    pub fn new(wal: Wal, reserve: Arc<Reserve>) -> Self {
+        Self { wal, stuck: None, marked: true, reserve, unprepared: None, told: Space::Enough }
+    }
+
+    /// How much space the log's disk has, if that changed since the last call. To be asked after each other call.
+    pub fn space_news(&mut self) -> Option<LogInput> {
+        let space = if self.stuck.is_some() || (self.unprepared.is_some() && !self.wal.has_spare()) {
+            Space::Last
+        } else {
+            self.reserve.space()
+        };
+        (std::mem::replace(&mut self.told, space) != space).then_some(LogInput::LogSpace(space))
     }
 
     /// Makes `batch` durable and says so; blocks for the disk.
@@ -43,6 +65,9 @@ impl LogWriter {
 
     /// An idle log writes a mark, so that its last batch is provably synced.
     pub fn idle(&mut self) -> Option<LogInput> {
+        if self.unprepared.is_some() && self.stuck.is_none() {
+            self.prepare();
+        }
         if self.marked || self.stuck.is_some() {
             return None;
         }
@@ -54,9 +79,14 @@ impl LogWriter {
     }
 
     fn write(&mut self, batch: LogBatch) -> LogInput {
-        match self.append(&batch) {
+        let mut appended = self.append(&batch);
+        while matches!(appended, Err(WalError::NoSpace { .. })) && self.reserve.give(false) {
+            appended = self.append(&batch);
+        }
+        match appended {
             Ok(()) => {
                 self.marked = false;
+                self.look_after_spare();
                 LogInput::Written { number: batch.number }
             }
             Err(WalError::NoSpace { .. }) => {
@@ -65,6 +95,24 @@ impl LogWriter {
             }
             Err(error) => LogInput::Failed { reason: error.to_string() },
         }
+    }
+
+    /// The log prepares its next segment by itself; where it found no space for that, the reserve has some.
+    fn look_after_spare(&mut self) {
+        match &mut self.unprepared {
+            _ if self.wal.has_spare() => self.unprepared = None,
+            Some(batches) if *batches < SPARE_TRIED_EVERY => *batches += 1,
+            _ => self.prepare(),
+        }
+    }
+
+    fn prepare(&mut self) {
+        let mut prepared = self.wal.prepare_spare();
+        while matches!(prepared, Err(WalError::NoSpace { .. })) && self.reserve.give(false) {
+            prepared = self.wal.prepare_spare();
+        }
+        // Whatever else is wrong shows once a segment is needed.
+        self.unprepared = matches!(prepared, Err(WalError::NoSpace { .. })).then_some(0);
     }
 
     fn append(&mut self, batch: &LogBatch) -> Result<(), WalError> {

@@ -46,6 +46,9 @@ mod open;
 mod proposals;
 mod reads;
 mod replay;
+mod reserve;
+#[cfg(test)]
+mod space_tests;
 mod strangers;
 #[cfg(test)]
 mod tests;
@@ -63,7 +66,7 @@ use quorate_store::{Frozen, Location};
 
 use crate::envelope::Origin;
 use crate::event::Event;
-use crate::frame::{Lane, SnapshotPoint};
+use crate::frame::{Lane, SnapshotPoint, Space};
 use crate::handle::{Applied, MembershipRefusal, RequestError, Status};
 use crate::joining::{Offer, Question, Reply};
 use crate::log_view::LogView;
@@ -164,6 +167,10 @@ pub enum LogInput {
     },
     /// A checkpoint finds no space (`true`), or has found it.
     StoreNoSpace(bool),
+    /// How much space the log's disk has.
+    LogSpace(Space),
+    /// How much space the store's disk has.
+    StoreSpace(Space),
     /// A checkpoint is durable: the log below it may go.
     Checkpointed {
         point: SnapshotPoint,
@@ -174,6 +181,12 @@ pub enum LogInput {
         from: MemberId,
         point: SnapshotPoint,
         generation: u64,
+    },
+    /// The snapshot takes `bytes`, and the disk has `room`. [`Self::SnapshotFailed`] follows after a while.
+    SnapshotHasNoRoom {
+        point: SnapshotPoint,
+        bytes: u64,
+        room: u64,
     },
     SnapshotFailed {
         from: MemberId,

@@ -17,6 +17,7 @@ use super::apply::CheckpointRule;
 use super::checkpoint::CheckpointStage;
 use super::extra::Extra;
 use super::log_writer::entry_of;
+use super::reserve::Reserve;
 use super::transfer::TransferStage;
 use super::{ApplyStage, LogLoop, LogLoopConfig, LogWriter, Now};
 use crate::frame::SnapshotPoint;
@@ -94,6 +95,8 @@ pub struct OpenConfig {
     /// Its `identity` is replaced by the folder's own.
     pub log_loop: LogLoopConfig,
     pub checkpoint: CheckpointRule,
+    /// Held on the disk of the store, to be given free when it is full. 0: nothing is.
+    pub reserve_bytes: u64,
 }
 
 /// Why a member's data can't be used.
@@ -209,15 +212,28 @@ pub fn open(
     }
     let members = extra.members.clone();
     let generation = recovered.store_generation;
+    let segment_bytes = config.wal.segment_size_bytes;
+    let reserve = Reserve::open(disk.clone(), config.reserve_bytes, segment_bytes);
+    let log_reserve = if Arc::ptr_eq(wal_disk, disk) {
+        reserve.clone()
+    } else {
+        Reserve::open(wal_disk.clone(), config.reserve_bytes.min(segment_bytes), segment_bytes)
+    };
     let log_loop =
         LogLoop::new(config.log_loop, consensus, members.clone(), extra.membership.clone(), stamps, now);
     Ok(Stages {
         identity,
         log_loop,
-        log_writer: LogWriter::new(wal),
+        log_writer: LogWriter::new(wal, log_reserve.clone()),
         apply: ApplyStage::new(identity, start, store.clone(), feeds, config.checkpoint, extra, point),
-        checkpoint: CheckpointStage::new(store.clone()),
-        transfer: TransferStage::new(disk.clone(), store.clone(), store_identity(identity), generation),
+        checkpoint: CheckpointStage::new(store.clone(), reserve.clone(), log_reserve),
+        transfer: TransferStage::new(
+            disk.clone(),
+            store.clone(),
+            store_identity(identity),
+            generation,
+            reserve.clone(),
+        ),
         store,
         members,
         cut_tail: recovered.cut_tail.map(|cut| format!("{} at byte {}", cut.file, cut.offset)),

@@ -67,6 +67,7 @@ pub(super) fn config() -> OpenConfig {
             log_bytes: 1 << 20,
             front_room_min: 1 << 20,
         },
+        reserve_bytes: 0,
     }
 }
 

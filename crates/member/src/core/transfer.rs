@@ -12,10 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_disk::Disk;
 use quorate_ids::{MemberId, Monotonic};
-use quorate_store::{Chunk, Export, Identity, Incoming, Location, Pace, Store, StoreError};
+use quorate_store::{Chunk, Export, Identity, Incoming, IncomingError, Location, Pace, Store, StoreError};
 
 use super::Now;
 use super::mending::{self, Mended, Mending, Progress};
+use super::reserve::Reserve;
 use crate::frame::{CHUNK_BYTES_MAX, Frame, SnapshotPoint};
 
 /// Chunks that a receiver has asked for and not got.
@@ -24,6 +25,9 @@ const CHUNKS_UNDER_WAY_MAX: usize = 8;
 const ASK_AGAIN_NANOS: u64 = 2_000_000_000;
 /// A transfer without any progress for this long is given up by either side.
 const SILENCE_NANOS_MAX: u64 = 30_000_000_000;
+/// Where a snapshot does not fit the disk, its sender is told so only after this long, unless there is space before:
+/// it has a newer one then, which may be smaller. Less than what a sender waits for a receiver that says nothing.
+const ROOM_AWAITED_NANOS: u64 = 4_000_000_000;
 
 /// What reaches the transfer stage.
 #[derive(Debug)]
@@ -72,6 +76,12 @@ pub enum TransferOutput {
         from: MemberId,
         point: SnapshotPoint,
     },
+    /// The snapshot takes `bytes`, and the disk has `room`; [`Self::GaveUp`] follows after a while.
+    NoRoom {
+        point: SnapshotPoint,
+        bytes: u64,
+        room: u64,
+    },
     /// What became of a damaged record.
     Mended {
         at: Location,
@@ -87,6 +97,8 @@ struct Sending {
     point: SnapshotPoint,
     export: Export,
     last: Monotonic,
+    /// A file was asked for: it may not fit the receiver's disk.
+    begun: bool,
 }
 
 struct Fetching {
@@ -96,6 +108,16 @@ struct Fetching {
     under_way: usize,
     progress: Monotonic,
     asked: Monotonic,
+}
+
+/// A snapshot that did not fit the disk.
+struct NoRoom {
+    from: MemberId,
+    point: SnapshotPoint,
+    bytes: u64,
+    /// It was begun, and something else took the space: it is not begun again at once.
+    begun: bool,
+    since: Monotonic,
 }
 
 /// See the module.
@@ -108,12 +130,21 @@ pub struct TransferStage {
     fetching: Option<Fetching>,
     obsolete: Vec<u64>,
     mending: Mending,
+    /// A snapshot may be what empties the disk: it draws on this.
+    reserve: Arc<Reserve>,
+    no_room: Option<NoRoom>,
     out: Vec<TransferOutput>,
 }
 
 impl TransferStage {
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>, store: Store, identity: Identity, generation: u64) -> Self {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        store: Store,
+        identity: Identity,
+        generation: u64,
+        reserve: Arc<Reserve>,
+    ) -> Self {
         let obsolete = generation.checked_sub(1).filter(|before| *before > 0).into_iter().collect();
         Self {
             disk,
@@ -124,6 +155,8 @@ impl TransferStage {
             fetching: None,
             obsolete,
             mending: Mending::default(),
+            reserve,
+            no_room: None,
             out: Vec::new(),
         }
     }
@@ -159,6 +192,7 @@ impl TransferStage {
         let progress = self.mending.tick(&self.store, now);
         self.mended(progress);
         self.sending.retain(|_, sending| now.since(sending.last) < SILENCE_NANOS_MAX);
+        self.look_for_room(now);
         if let Some(fetching) = &mut self.fetching {
             if now.since(fetching.progress) > SILENCE_NANOS_MAX {
                 self.give_up();
@@ -236,8 +270,7 @@ impl TransferStage {
                 self.send(to, Frame::SnapshotGone { point });
                 return;
             }
-            tracing::info!(%to, index = %point.index, "sending a snapshot");
-            self.sending.insert(to, Sending { point, export, last: now });
+            self.sending.insert(to, Sending { point, export, last: now, begun: false });
         }
         let sending = self.sending.get_mut(&to).expect("just inserted");
         sending.last = now;
@@ -259,6 +292,9 @@ impl TransferStage {
             return;
         };
         sending.last = now;
+        if !std::mem::replace(&mut sending.begun, true) {
+            tracing::info!(%to, index = %point.index, "sending a snapshot");
+        }
         let len = (len as usize).min(CHUNK_BYTES_MAX);
         // A damaged file would be refused at its end, after all of it was sent. What is read here is in the page cache
         // when its chunks are asked for.
@@ -283,6 +319,7 @@ impl TransferStage {
     }
 
     fn fetch(&mut self, from: MemberId, point: SnapshotPoint, now: Monotonic) {
+        self.no_room = None;
         self.fetching =
             Some(Fetching { from, point, incoming: None, under_way: 0, progress: now, asked: now });
         self.send(from, Frame::SnapshotOpen { point });
@@ -290,18 +327,25 @@ impl TransferStage {
 
     fn begin(&mut self, manifest: &[u8], now: Monotonic, pace: &mut dyn Pace) {
         let generation = self.generation + 1;
-        let Some(fetching) = &mut self.fetching else { return };
-        if fetching.incoming.is_some() {
+        if self.fetching.as_ref().is_none_or(|fetching| fetching.incoming.is_some()) {
             return;
         }
         self.obsolete.retain(|obsolete| *obsolete != generation);
         match Incoming::begin(self.disk.clone(), self.identity, generation, manifest) {
             Ok(incoming) => {
+                let bytes = missing_bytes(&incoming);
+                if bytes > self.reserve.room() {
+                    // Not even begun: it would take the space of what makes some.
+                    self.wait_for_room(bytes, false, now);
+                    return;
+                }
+                let Some(fetching) = &mut self.fetching else { return };
+                tracing::info!(from = %fetching.from, index = %fetching.point.index, bytes, "fetching a snapshot");
                 let complete = incoming.missing().1.is_empty();
                 fetching.incoming = Some(incoming);
                 fetching.progress = now;
                 if complete {
-                    self.finish(pace);
+                    self.finish(now, pace);
                 } else {
                     self.ask(now);
                 }
@@ -311,6 +355,21 @@ impl TransferStage {
                 self.obsolete.push(generation);
                 self.give_up();
             }
+        }
+    }
+
+    /// The snapshot that is being fetched takes `bytes`, and the disk does not have them.
+    fn wait_for_room(&mut self, bytes: u64, begun: bool, now: Monotonic) {
+        let Some(Fetching { from, point, .. }) = self.fetching.take() else { return };
+        self.no_room = Some(NoRoom { from, point, bytes, begun, since: now });
+        self.out.push(TransferOutput::NoRoom { point, bytes, room: self.reserve.room() });
+    }
+
+    fn look_for_room(&mut self, now: Monotonic) {
+        let fits = |wanted: &NoRoom| !wanted.begun && wanted.bytes <= self.reserve.room();
+        let ended = |wanted: &mut NoRoom| fits(wanted) || now.since(wanted.since) >= ROOM_AWAITED_NANOS;
+        if let Some(NoRoom { from, point, .. }) = self.no_room.take_if(ended) {
+            self.out.push(TransferOutput::GaveUp { from, point });
         }
     }
 
@@ -348,25 +407,49 @@ impl TransferStage {
             return;
         }
         let crc = crc32c::crc32c(&bytes);
-        if let Err(error) = incoming.write_chunk(file, &Chunk { offset, bytes, crc }, pace) {
-            tracing::warn!(file, offset, %error, "a snapshot's chunk was refused");
-            self.give_up();
+        let written = incoming.write_chunk(file, &Chunk { offset, bytes, crc }, pace);
+        if written.as_ref().is_err_and(IncomingError::is_no_space) && self.reserve.give(true) {
+            self.ask(now);
+            return;
+        }
+        if let Err(error) = written {
+            if error.is_no_space() {
+                let bytes = missing_bytes(incoming);
+                self.ran_out_of_room(bytes, now);
+            } else {
+                tracing::warn!(file, offset, %error, "a snapshot's chunk was refused");
+                self.give_up();
+            }
             return;
         }
         fetching.progress = now;
         fetching.under_way = fetching.under_way.saturating_sub(1);
         if incoming.missing().1.is_empty() {
-            self.finish(pace);
+            self.finish(now, pace);
         } else if fetching.under_way == 0 {
             self.ask(now);
         }
     }
 
-    fn finish(&mut self, pace: &mut dyn Pace) {
-        let Some(mut fetching) = self.fetching.take() else { return };
+    /// Something else took the space meanwhile. What came of the snapshot is only in the way of what would make some.
+    fn ran_out_of_room(&mut self, bytes: u64, now: Monotonic) {
+        self.obsolete.push(self.generation + 1);
+        self.wait_for_room(bytes, true, now);
+    }
+
+    fn finish(&mut self, now: Monotonic, pace: &mut dyn Pace) {
+        let Some(fetching) = &mut self.fetching else { return };
         let (from, point) = (fetching.from, fetching.point);
         let generation = self.generation + 1;
-        let verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
+        let mut verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
+        while matches!(&verified, Some(Err(error)) if error.is_no_space()) && self.reserve.give(true) {
+            verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
+        }
+        if matches!(&verified, Some(Err(error)) if error.is_no_space()) {
+            self.ran_out_of_room(0, now);
+            return;
+        }
+        self.fetching = None;
         match verified {
             Some(Ok(())) => self.out.push(TransferOutput::Fetched { from, point, generation }),
             Some(Err(error)) => {
@@ -384,3 +467,11 @@ impl TransferStage {
         }
     }
 }
+
+fn missing_bytes(incoming: &Incoming) -> u64 {
+    incoming.missing().1.iter().map(|file| file.len).sum()
+}
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -161,6 +161,7 @@ pub fn run_checkpoints(
             Err(mpsc::RecvTimeoutError::Timeout) if stuck => None,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 more = background_work(links, &mut stage, &mut pace);
+                tell_space(links, &mut stage);
                 continue;
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -179,6 +180,7 @@ pub fn run_checkpoints(
             // Where checkpoints follow each other without a pause, nothing would come back of what they leave behind.
             more = background_work(links, &mut stage, &mut pace);
         }
+        tell_space(links, &mut stage);
     }
 }
 
@@ -198,6 +200,12 @@ fn background_work(links: &Links, stage: &mut CheckpointStage, pace: &mut Steady
         links.apply.report(ApplyNote::Input(ApplyInput::CheckpointNow));
     }
     more
+}
+
+fn tell_space(links: &Links, stage: &mut CheckpointStage) {
+    if let Some(news) = stage.space_news() {
+        links.shared.inbox.report(news);
+    }
 }
 
 fn report(links: &Links, outcome: CheckpointOutput, started: Instant, stuck: bool) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 
-use quorate_disk::{Disk, MemoryDisk, RealDisk};
+use quorate_disk::{Disk, RealDisk};
 use quorate_ids::{Incarnation, LogIndex};
 use quorate_models::Feeds;
 use quorate_wal::Wal;
@@ -185,7 +185,7 @@ type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, Option<FolderLock>);
 
 fn disks(config: &Config) -> Result<Disks, StartError> {
     let Some(data_dir) = &config.data_dir else {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let disk: Arc<dyn Disk> = Arc::new(config.memory.clone().unwrap_or_default());
         return Ok((disk.clone(), disk, None));
     };
     let real = |path: &PathBuf| -> Result<Arc<dyn Disk>, StartError> {
@@ -245,6 +245,12 @@ fn open_config(config: &Config) -> OpenConfig {
             entries: config.checkpoint_entries,
             log_bytes: 2 * config.store.front_bytes_max,
             front_room_min: front_room_min(config),
+        },
+        // Memory that nobody limits does not get full.
+        reserve_bytes: if config.data_dir.is_some() || config.memory.is_some() {
+            config.reserve_bytes
+        } else {
+            0
         },
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quorate_disk::{File, Listed, Mode};
+use quorate_disk::{File, Listed, MemoryDisk, Mode};
 use quorate_models::{ModelId, keys};
 
 use super::*;

@@ -278,7 +278,7 @@ pub fn run_writer(links: &Arc<Links>, mut writer: LogWriter, batches: &mpsc::Rec
                 Err(mpsc::RecvTimeoutError::Timeout) => writer.idle(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
-        if let Some(report) = report {
+        for report in report.into_iter().chain(writer.space_news()) {
             links.shared.inbox.report(report);
         }
     }
@@ -387,6 +387,9 @@ pub fn run_transfers(links: &Arc<Links>, mut stage: TransferStage) {
                 TransferOutput::Condemned { file } => {
                     tracing::warn!(file, "a file of the store is damaged; what it holds is written anew");
                     links.shared.metrics.files_condemned.inc();
+                }
+                TransferOutput::NoRoom { point, bytes, room } => {
+                    links.shared.inbox.report(LogInput::SnapshotHasNoRoom { point, bytes, room });
                 }
                 TransferOutput::GaveUp { from, point } => {
                     links.shared.inbox.report(LogInput::SnapshotFailed { from, point });

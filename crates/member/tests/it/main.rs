@@ -1,5 +1,6 @@
 //! Members in one process: founding, replication, forwarding, restarts.
 
+mod full_disk;
 mod joining;
 mod membership;
 mod tree;

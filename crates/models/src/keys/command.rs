@@ -34,6 +34,22 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// True where this may leave more on the disk than it frees: what etcd refuses under its NOSPACE alarm, and moves.
+    #[must_use]
+    pub fn takes_space(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::Move(_) | Self::LeaseGrant { .. } => true,
+            Self::Txn(txn) => txn.puts(),
+            Self::DeleteRange(_)
+            | Self::Compact { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::LeaseExpire { .. }
+            | Self::Alarm { .. } => false,
+        }
+    }
+}
+
 /// The end of a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeEnd {
@@ -138,6 +154,17 @@ pub struct Txn {
     pub failure: Vec<Op>,
 }
 
+impl Txn {
+    /// Whether either branch puts anything, nested ones included.
+    fn puts(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Put(_) => true,
+            Op::Txn(txn) => txn.puts(),
+            Op::Range(_) | Op::DeleteRange(_) => false,
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     Range(RangeQuery),
@@ -175,6 +202,24 @@ pub struct Compare {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transaction_takes_space_where_any_branch_puts() {
+        let delete =
+            || Op::DeleteRange(DeleteRange { key: "a".into(), end: RangeEnd::Unbounded, prev_kv: false });
+        let put = Op::Put(Put {
+            key: "a".into(),
+            value: "b".into(),
+            lease: 0,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        });
+        let txn = |success, failure| Txn { compare: Vec::new(), success, failure };
+        assert!(!Command::Txn(txn(vec![delete()], vec![delete()])).takes_space());
+        let nested = Op::Txn(Box::new(txn(Vec::new(), vec![put])));
+        assert!(Command::Txn(txn(vec![delete()], vec![nested])).takes_space());
+    }
 
     #[test]
     fn a_prefix_ends_before_the_next_one() {

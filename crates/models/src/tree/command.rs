@@ -77,6 +77,27 @@ impl Command {
         }
     }
 
+    /// True where this may leave more on the disk than it frees.
+    #[must_use]
+    pub fn takes_space(&self) -> bool {
+        match self {
+            Self::Set(_)
+            | Self::Create(_)
+            | Self::CreateInOrder { .. }
+            | Self::Update(_)
+            | Self::CompareAndSwap { .. }
+            | Self::Import { .. } => true,
+            Self::Delete { .. }
+            | Self::CompareAndDelete { .. }
+            | Self::Expire { .. }
+            | Self::Begin { .. }
+            | Self::SetHistoryWindow { .. }
+            | Self::EndImport { .. }
+            | Self::ChangeAuth { .. } => false,
+            Self::Authorised { command, .. } => command.takes_space(),
+        }
+    }
+
     /// The command itself, on whose behalf it may be.
     #[must_use]
     pub fn bare(&self) -> &Self {

@@ -43,6 +43,8 @@ struct State {
     rng: Rng,
     latency: Latency,
     faults: DiskFaults,
+    /// Bytes that the device holds, whatever the faults of the moment are.
+    capacity_bytes: u64,
     counts: DiskCounts,
     /// Virtual time at which the next call of the current step is issued.
     cursor: u64,
@@ -79,6 +81,7 @@ impl SimDisk {
             rng,
             latency,
             faults: DiskFaults::default(),
+            capacity_bytes: u64::MAX,
             counts: DiskCounts::default(),
             cursor: 0,
             slow_until: 0,
@@ -167,6 +170,16 @@ impl SimDisk {
         state.epoch += 1;
     }
 
+    /// The device holds so much from now on, whatever faults come and go.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.lock().capacity_bytes = bytes;
+    }
+
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.lock().capacity_bytes
+    }
+
     pub fn set_faults(&self, faults: DiskFaults) {
         self.lock().faults = faults;
     }
@@ -194,6 +207,22 @@ impl SimDisk {
 
     /// Files, with or without a name.
     #[must_use]
+    /// What lies in each folder: files, and bytes of them.
+    pub fn folders(&self) -> BTreeMap<String, (u64, u64)> {
+        let state = self.lock();
+        let mut folders: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (path, inode) in &state.names.view.names {
+            let kind: String = path.chars().take_while(|c| !matches!(c, '-' | '.')).collect();
+            let folder = path.rsplit_once('/').map_or(kind, |(folder, name)| {
+                format!("{folder}/{}", name.split_once('-').map_or("", |(kind, _)| kind))
+            });
+            let (files, bytes) = folders.entry(folder).or_default();
+            *files += 1;
+            *bytes += state.inodes[inode].view.len();
+        }
+        folders
+    }
+
     pub fn files(&self) -> usize {
         self.lock().inodes.len()
     }
@@ -272,9 +301,13 @@ impl State {
         self.inodes.values().map(|inode| inode.view.len()).sum()
     }
 
+    fn free_bytes(&self) -> u64 {
+        self.faults.capacity_bytes.min(self.capacity_bytes).saturating_sub(self.used_bytes())
+    }
+
     /// How far a file of `len` bytes may grow towards `want`.
     fn room(&self, len: u64, want: u64) -> u64 {
-        let free = self.faults.capacity_bytes.saturating_sub(self.used_bytes());
+        let free = self.free_bytes();
         want.min(len.saturating_add(free)).max(len)
     }
 
@@ -396,8 +429,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let state = self.lock();
-        Ok(state.faults.capacity_bytes.saturating_sub(state.used_bytes()))
+        Ok(self.lock().free_bytes())
     }
 }
 

@@ -69,6 +69,13 @@ impl Reference {
         self.compacted
     }
 
+    /// True where no key is left, and none of the past either.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let deleted = |versions: &Vec<Version>| versions.last().is_none_or(|last| last.value.is_none());
+        self.compacted == self.revision && self.keys.values().all(deleted)
+    }
+
     /// The changes that made `revision`, in order.
     #[must_use]
     pub fn events_at(&self, revision: u64) -> &[Event] {

@@ -127,6 +127,10 @@ impl World {
         let this = &mut self.clients[client];
         this.operation += 1;
         let operation = this.operation;
+        if let Some(command) = self.wish_to_empty() {
+            return self.propose(client, operation, member, ModelId::KEYS, keys::encode(&command));
+        }
+        let this = &mut self.clients[client];
         if let Some(wish) = this.tree.wishes.draw() {
             return self.ask_tree(client, operation, member, wish);
         }
@@ -222,6 +226,9 @@ impl World {
                     RequestError::LeaderChanged | RequestError::TimedOut | RequestError::Stopped { .. }
                 );
                 self.trace(|| format!("client {client} {origin:?}: {error}"));
+                if error == RequestError::NoSpace {
+                    self.refused_for_space();
+                }
                 self.oracle.failed(origin, certain)?;
             }
             (Pending::Command { origin, .. }, Delivery::Gone | Delivery::TimedOut) => {
@@ -283,7 +290,11 @@ impl World {
         if let Reply::LeaseGrant { id, ttl_seconds, .. } = &reply {
             self.oracle.lease_confirmed(*id, since, *ttl_seconds);
         }
+        let is_put = matches!(reply, Reply::Put(_));
         let loaded = load_reply(&running.stages.store, reply);
+        if is_put {
+            self.put_answered();
+        }
         self.clients[client].wishes.seen =
             self.oracle.revision_at(applied.index).max(self.clients[client].wishes.seen);
         self.machines[member].served += u64::from(!self.storm);
@@ -434,8 +445,10 @@ impl World {
             }
             machine.given_up || machine.served >= SERVED_MIN || !self.is_judged(member)
         };
+        let full = self.filled.as_ref().is_some_and(|filled| !filled.puts_again());
         let changing = self.operator.as_ref().is_some_and(|_| !self.is_staffed());
-        if !self.storm && !changing && !self.draining && self.machines.iter().enumerate().all(served) {
+        if !self.storm && !changing && !full && !self.draining && self.machines.iter().enumerate().all(served)
+        {
             self.trace(|| "all members serve again; draining".to_owned());
             self.draining = true;
             self.events.after(LEASES_END_NANOS_MAX, Event::LeasesEnd);

@@ -73,6 +73,7 @@ impl World {
                 log_bytes: 2 * settings.front_bytes_max,
                 front_room_min: settings.front_bytes_max / 2,
             },
+            reserve_bytes: settings.reserve_bytes(),
         }
     }
 
@@ -355,6 +356,7 @@ impl World {
     pub(super) fn end_storm(&mut self) {
         self.trace(|| "the faults end".to_owned());
         self.storm = false;
+        self.begin_emptying();
         self.network.heal();
         self.network.faults = NetworkFaults::default();
         let now = self.events.now();

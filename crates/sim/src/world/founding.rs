@@ -45,7 +45,7 @@ fn members(founders: usize) -> MemberList {
 pub(super) fn founders(kind: Kind, founders: usize) -> MemberList {
     match kind {
         Kind::Members | Kind::Joins => members(founders),
-        Kind::Fixed => members(founders).with_incarnations(|id| Some(Incarnation(999 + id.0))),
+        Kind::Fixed | Kind::Full => members(founders).with_incarnations(|id| Some(Incarnation(999 + id.0))),
     }
 }
 

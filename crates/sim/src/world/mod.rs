@@ -9,6 +9,7 @@ mod clients;
 mod doors;
 mod faults;
 mod founding;
+mod full;
 mod hosting;
 mod member;
 mod newcomers;
@@ -183,6 +184,11 @@ struct Settings {
 }
 
 impl Settings {
+    /// As much as the shell keeps.
+    fn reserve_bytes(&self) -> u64 {
+        self.wal_segment_bytes + 2 * self.front_bytes_max + u64::from(self.segment_bytes_max) / 2
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         Self {
             checkpoint_entries: *rng.pick(&[15, 60, 400, 100_000]),
@@ -218,6 +224,8 @@ pub struct World {
     newcomers: Option<newcomers::Newcomers>,
     /// What holds in the clusters besides the first.
     lone: BTreeMap<ClusterId, Oracle>,
+    /// Where disks get full: how far that is.
+    filled: Option<full::Filled>,
     /// Questions of members that wait for an answer: who asked, in which run.
     questions: BTreeMap<u64, (usize, u64)>,
     clients: Vec<Client>,
@@ -244,6 +252,8 @@ pub enum Kind {
     Members,
     /// Members join by request, or give up a cluster of their own to join.
     Joins,
+    /// The disks are small, and get full.
+    Full,
 }
 
 /// Runs one seed to its end, with the members that found the cluster.
@@ -267,11 +277,16 @@ impl World {
             Kind::Fixed => Plan::draw(&mut rng),
             Kind::Members => Plan::draw_for_members(&mut rng),
             Kind::Joins => Plan::draw_for_joins(&mut rng),
+            Kind::Full => Plan::draw_for_full_disks(&mut rng),
         };
-        let settings = Settings::draw(&mut rng);
+        let fills = kind == Kind::Full;
+        let mut settings = Settings::draw(&mut rng);
+        if fills {
+            settings = full::settings(&mut rng, settings);
+        }
         let mut network = SimNetwork::new(rng.fork(1), rng.between(50_000, 2 * MILLI));
         network.faults = plan.network_faults(&mut rng);
-        let machines = (0..plan.members)
+        let machines: Vec<Machine> = (0..plan.members)
             .map(|member| {
                 let drift_ppm = if plan.clock_jumps { rng.below(1_000) as i64 - 500 } else { 0 };
                 let wall_nanos = if plan.clock_jumps { rng.below(60 * SECOND) as i64 } else { 0 };
@@ -308,8 +323,17 @@ impl World {
                 }
             })
             .collect();
-        let mix = crate::workload::Mix::draw(&mut rng);
-        let tree_mix = crate::workload::TreeMix::draw(options.seed);
+        let mut mix = crate::workload::Mix::draw(&mut rng);
+        if fills {
+            mix = full::mix(mix);
+            let capacities = full::capacities(&mut rng, &settings, plan.members);
+            machines.iter().zip(capacities).for_each(|(machine, bytes)| machine.disk.set_capacity(bytes));
+        }
+        let mut tree_mix = crate::workload::TreeMix::draw(options.seed);
+        if fills {
+            // What it holds would have to be deleted, too.
+            tree_mix.per_mille = 0;
+        }
         let clients = (0..plan.clients)
             .map(|client| {
                 let tree = tree::TreeClient::new(options.seed, client, tree_mix);
@@ -323,9 +347,11 @@ impl World {
             network,
             machines,
             numbers: (0..plan.founders).map(|member| (member_id(member), member)).collect(),
-            operator: (kind != Kind::Fixed).then(|| operator::Operator::new(rng.fork(3), &plan)),
+            operator: (matches!(kind, Kind::Members | Kind::Joins))
+                .then(|| operator::Operator::new(rng.fork(3), &plan)),
             newcomers: (kind == Kind::Joins).then(|| newcomers::Newcomers::draw(options.seed, plan.wipes)),
             lone: BTreeMap::new(),
+            filled: fills.then(full::Filled::new),
             questions: BTreeMap::new(),
             clients,
             asked: BTreeMap::new(),
@@ -499,10 +525,19 @@ impl World {
             }
             None => format!("\n  m{member}: down, given up {}", m.given_up),
         };
-        let one = |(member, m)| {
+        let one = |(member, m): (usize, &Machine)| {
+            let disk = if self.filled.is_some() {
+                let live = m.running.as_ref().map(|running| {
+                    let tables = running.stages.store.read();
+                    (quorate_models::keys::data_bytes(&tables), running.stages.store.front_bytes())
+                });
+                format!(" disk {:?} of {:?}, live {live:?}", m.disk.folders(), m.disk.capacity())
+            } else {
+                String::new()
+            };
             let identity =
                 if self.operator.is_some() { format!(" ({})", self.id_of(member)) } else { String::new() };
-            one((member, m)) + &identity
+            one((member, m)) + &identity + &disk
         };
         let hosting = self.newcomers.as_ref().map(|newcomers| newcomers.describe()).unwrap_or_default();
         self.machines.iter().enumerate().map(one).chain([hosting]).collect()

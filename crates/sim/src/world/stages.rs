@@ -247,6 +247,7 @@ impl World {
                 _ => writer.idle(),
             }
         };
+        let news = writer.space_news();
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Writer);
         if voted {
@@ -257,7 +258,7 @@ impl World {
                 self.events.at(at, Event::Crash { member, epoch, kind, down_nanos });
             }
         }
-        if let Some(report) = report {
+        for report in report.into_iter().chain(news) {
             self.hand(member, at, Input::Log(report));
         }
         let more = self.machines[member]
@@ -388,6 +389,7 @@ impl World {
         };
         let damaged = stage.take_damaged();
         let wants_checkpoint = stage.wants_checkpoint();
+        let news = stage.space_news();
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Checkpoint);
         for place in damaged {
@@ -396,6 +398,9 @@ impl World {
         }
         if wants_checkpoint {
             self.hand(member, at, Input::Apply(ApplyInput::CheckpointNow));
+        }
+        if let Some(news) = news {
+            self.hand(member, at, Input::Log(news));
         }
         match output {
             Some(CheckpointOutput::Durable { point, membership }) => {
@@ -464,6 +469,13 @@ impl World {
                 TransferOutput::Condemned { file } => {
                     self.trace(|| format!("m{member}: {file} is damaged"));
                     self.count("snapshot: a damaged file, written anew");
+                }
+                TransferOutput::NoRoom { point, bytes, room } => {
+                    self.count("snapshot: no room for it");
+                    self.trace(|| {
+                        format!("m{member}: snapshot at {}: {bytes} bytes, room {room}", point.index)
+                    });
+                    self.hand(member, at, Input::Log(LogInput::SnapshotHasNoRoom { point, bytes, room }));
                 }
                 TransferOutput::GaveUp { from, point } => {
                     self.count("snapshot: given up");

@@ -16,6 +16,7 @@ mod peers;
 mod replication;
 mod requests;
 mod snapshots;
+mod space;
 mod time;
 
 use std::sync::Arc;
@@ -152,6 +153,7 @@ pub struct LogLoop {
     front_tight: bool,
     /// The leader had no room for what this follower forwarded: it is asked again at the next tick.
     leader_is_full: bool,
+    space: space::SpaceBook,
     failed: Option<String>,
     stopping: bool,
     /// This member was removed, and stays until the others can do without it.
@@ -219,6 +221,7 @@ impl LogLoop {
             store_no_space: false,
             front_tight: false,
             leader_is_full: false,
+            space: space::SpaceBook::default(),
             failed: None,
             stopping: false,
             leaving: None,
@@ -298,9 +301,14 @@ impl LogLoop {
             LogInput::Hashed { index, hash } => self.hashed(index, hash),
             LogInput::FrontTight(tight) => self.front_tight = tight,
             LogInput::StoreNoSpace(full) => self.store_no_space = full,
+            LogInput::LogSpace(space) => self.own_space(Some(space), None, now),
+            LogInput::StoreSpace(space) => self.own_space(None, Some(space), now),
             LogInput::Checkpointed { point, membership } => self.checkpointed(point, membership),
             LogInput::SnapshotFetched { from, point, generation } => {
                 self.snapshot_fetched(from, point, generation)
+            }
+            LogInput::SnapshotHasNoRoom { point, bytes, room } => {
+                self.snapshot_has_no_room(point, (bytes, room), now);
             }
             LogInput::SnapshotFailed { from, point } => self.snapshot_failed(from, point),
             LogInput::Installed { point, members, stamps } => {
@@ -348,7 +356,7 @@ impl LogLoop {
             applied: self.applied,
             last_index: self.last_index,
             failed: self.failed.clone(),
-            no_space: self.is_out_of_space(),
+            no_space: self.is_out_of_space() || self.space.own().is_full(),
             replayed,
         };
         if said != self.said {

@@ -27,6 +27,8 @@ impl LogLoop {
                 self.out.push(LogOutput::Transfer(TransferInput::Close { to: from, point }));
                 self.consensus.report_snapshot(from, installed);
             }
+            Frame::Space(space) => self.peer_space(from, space, now),
+            Frame::Spared { term } => self.spared(term, now),
             Frame::Hashes { index, hash } => self.compare(from, index, hash),
             Frame::Transfer { term, to } => {
                 if self.consensus.leadership().2 == term {
@@ -86,6 +88,9 @@ impl LogLoop {
         self.traffic.received(&message, bytes.len(), now.monotonic);
         if message.entries_bytes() > 0 && self.is_lagging() {
             // The leader sends it again; until then the apply stage catches up.
+            return;
+        }
+        if self.has_no_space_for(&message, now) {
             return;
         }
         match message.is_snapshot() {

@@ -8,7 +8,9 @@ impl LogLoop {
     pub(super) fn accept(&mut self, seq: u64, request: Request, now: Now) {
         let refusal = self
             .why_not_serving()
-            .or_else(|| self.is_out_of_space().then_some(RequestError::NoSpace))
+            .or_else(|| {
+                (self.is_out_of_space() || self.refuses_for_space(&request)).then_some(RequestError::NoSpace)
+            })
             .or_else(|| {
                 (!self.proposals.accept(seq, request, now.monotonic)).then_some(RequestError::Overloaded)
             });
@@ -80,7 +82,7 @@ impl LogLoop {
             || self.applying_bytes > self.config.apply_lag_bytes_max
     }
 
-    /// The log can't grow; or a checkpoint can't, and the fronts have no room to wait for it.
+    /// Nothing can be written: the log can't grow; or a checkpoint can't, and the fronts have no room to wait for it.
     pub(super) fn is_out_of_space(&self) -> bool {
         self.no_space || (self.store_no_space && self.front_tight)
     }
@@ -131,7 +133,7 @@ impl LogLoop {
         request: Request,
         now: Now,
     ) -> Result<Term, ForwardRefusal> {
-        if self.is_out_of_space() {
+        if self.is_out_of_space() || self.refuses_for_space(&request) {
             return Err(ForwardRefusal::NoSpace);
         }
         if self.is_lagging() {

@@ -10,8 +10,11 @@ impl LogLoop {
             tracing::debug!(index = %point.index, %error, "a checkpoint is not offered to followers");
             return;
         }
-        let through =
-            self.consensus.compactable(self.config.log_retained_bytes).min(point.index).min(self.applied);
+        // A full disk keeps nothing for followers that lag. And one that takes no entries for want of space can only be
+        // helped by a snapshot.
+        let full = self.space.own().is_full() || (self.leads() && self.space.has_refusing_peer());
+        let retained = if full { 0 } else { self.config.log_retained_bytes };
+        let through = self.consensus.compactable(retained).min(point.index).min(self.applied);
         match self.consensus.compact(through) {
             Ok(()) => self.batch.release = Some(through),
             Err(error) => tracing::debug!(%error, "the log was not compacted"),
@@ -29,7 +32,7 @@ impl LogLoop {
         }
         let same = self.fetching.as_ref().is_some_and(|known| known.from == from && known.point == point);
         if !same {
-            tracing::info!(%from, index = %point.index, "fetching a snapshot");
+            tracing::debug!(%from, index = %point.index, "a snapshot is offered");
             self.out.push(LogOutput::Transfer(TransferInput::Fetch { from, point }));
         }
         self.fetching = Some(Fetching { from, point, message });

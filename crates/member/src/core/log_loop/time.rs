@@ -27,6 +27,7 @@ impl LogLoop {
             self.ask_to_leave(now);
             self.ask_whether_removed(now);
             self.tell_level(now);
+            self.look_at_space(now);
         }
     }
 
@@ -72,7 +73,8 @@ impl LogLoop {
         self.in_flight.as_ref().is_some_and(|write| now.monotonic.since(write.since) > patience)
     }
 
-    /// A leader whose disk stalls, or that is to stop, hands leadership to the follower that is furthest.
+    /// A leader whose disk stalls, or is full while a majority's are not, or that is to stop, hands leadership to the
+    /// follower that is furthest.
     pub(super) fn watch_the_disk(&mut self, now: Now) {
         if !self.leads() {
             self.transfer_since = None;
@@ -81,7 +83,8 @@ impl LogLoop {
             }
             return;
         }
-        if !self.stopping && !self.disk_is_stalled(now) {
+        let full = self.others_have_space();
+        if !self.stopping && !self.disk_is_stalled(now) && !full {
             return;
         }
         let recently = self
@@ -92,11 +95,14 @@ impl LogLoop {
         }
         let status = self.consensus.status();
         let candidates = status.progress.iter().filter(|(id, follower)| {
-            **id != self.config.identity.member && self.membership.is_voter(**id) && follower.recent_active
+            **id != self.config.identity.member
+                && self.membership.is_voter(**id)
+                && follower.recent_active
+                && (!full || self.has_enough_space(**id))
         });
         match candidates.max_by_key(|(_, follower)| follower.matched).map(|(id, _)| *id) {
             Some(to) => {
-                tracing::info!(%to, stopping = self.stopping, "handing leadership on");
+                tracing::info!(%to, stopping = self.stopping, full, "handing leadership on");
                 self.hand_over_to(to, now);
             }
             None if self.stopping => self.out.push(LogOutput::MayStop),
