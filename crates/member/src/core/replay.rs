@@ -56,6 +56,11 @@ impl Replay {
         self.shown_max = self.shown_max.min(point);
     }
 
+    /// Whether what is shown from now on may lack what an earlier run showed.
+    pub(super) fn lacks(&self, applied: LogIndex) -> bool {
+        self.done && applied < self.shown_max
+    }
+
     /// Whether everything that an earlier run may have shown is there again, or will not be known.
     pub(super) fn is_done(&mut self, applied: LogIndex, has_leader: bool, now: Monotonic) -> bool {
         if has_leader {
@@ -103,7 +108,9 @@ mod tests {
         let before = Monotonic(PATIENCE.0 - 1);
         assert!(!replay.is_done(LogIndex(10), false, before));
         assert!(!replay.is_done(LogIndex(9), false, PATIENCE));
+        assert!(!replay.lacks(LogIndex(10)), "nothing is shown yet");
         assert!(replay.is_done(LogIndex(10), false, PATIENCE));
+        assert!(replay.lacks(LogIndex(10)) && !replay.lacks(LogIndex(20)));
         let mut replay = started();
         assert!(!replay.is_done(LogIndex(10), true, before));
         assert!(!replay.is_done(LogIndex(10), false, PATIENCE), "a leader was there a moment ago");

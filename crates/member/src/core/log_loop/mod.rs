@@ -360,6 +360,13 @@ impl LogLoop {
             replayed,
         };
         if said != self.said {
+            if said.replayed && !self.said.replayed && self.replay.lacks(self.applied) {
+                tracing::warn!(
+                    applied = %self.applied,
+                    "shows what it knows without a leader, having heard of none for ten election timeouts: that may lack what \
+                     was committed last"
+                );
+            }
             self.said = said.clone();
             self.out.push(LogOutput::Status(said));
         }
