@@ -19,6 +19,7 @@ use quorate_tls::Connector;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::core::{LeaseAnswer, LogInput, Mended, TransferInput};
+use crate::last_requests::LastRequests;
 use crate::log_view::LogView;
 use crate::membership::{Member, MemberList, MembershipRequest};
 use crate::metrics::Metrics;
@@ -329,6 +330,18 @@ impl Handle {
             });
         }
         self.request(|seq| LogInput::Propose { seq, model, command }).await
+    }
+
+    /// For the time in which a stop waits for requests that are under way.
+    #[must_use]
+    pub fn last_requests(&self) -> LastRequests {
+        LastRequests::new(self.clone())
+    }
+
+    /// Tells all that wait for an outcome that the member stopped.
+    pub(crate) fn give_up_waiting(&self) {
+        // Who waits learns it from the sender's end.
+        drop(std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
     /// Proposes a membership change and waits until this member has applied it.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use quorate_faces::balsa::{self as face, Balsa, Console};
 use quorate_faces::listener::{self, Face, Serving, Switch};
-use quorate_member::{Handle, JoinConfig, Running, Stopped, observer};
+use quorate_member::{Handle, JoinConfig, LastRequests, Running, Stopped, observer};
 use quorate_tls::Settings as TlsSettings;
 use tokio::task::JoinHandle as Task;
 
@@ -252,7 +252,8 @@ impl Node {
         }
         let stop = move || {
             let Self { serving, member, switch, console, .. } = self;
-            serving.stop();
+            let mut last = member.as_ref().map(|member| member.handle().last_requests());
+            serving.stop_while(|| last.iter_mut().for_each(LastRequests::look));
             switch.replace(Vec::new());
             if let Some(member) = member {
                 member.stop();

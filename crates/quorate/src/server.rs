@@ -17,7 +17,7 @@ use quorate_faces::listener::{
     self, BodyBudget, Face, ListenConfig, ListenError, ListenTls, Serving, Switch,
 };
 use quorate_ids::{ClusterId, MemberId};
-use quorate_member::{Handle, PeerTls, with_callers_log};
+use quorate_member::{Handle, LastRequests, PeerTls, with_callers_log};
 
 use crate::config::{Config, InitialState, Storage};
 use crate::etcd2::{Marker, MarkerError};
@@ -186,13 +186,15 @@ impl Server {
     }
 
     /// Stops cleanly: hands leadership on if this member leads and another can take it, lets running requests finish,
-    /// closes ports and files. Takes a bounded time, with or without a majority.
+    /// closes ports and files. Takes a bounded time, with or without a majority: where no leader is there, requests that
+    /// need one are not waited for.
     pub async fn shutdown(self) {
         let (done, ended) = tokio::sync::oneshot::channel();
         let stop = move || {
             let Self { serving, keeper, .. } = self;
             let member = keeper.release();
-            serving.stop();
+            let mut last = member.as_ref().map(|member| member.handle().last_requests());
+            serving.stop_while(|| last.iter_mut().for_each(LastRequests::look));
             if let Some(member) = member {
                 member.stop();
             }

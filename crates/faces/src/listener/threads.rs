@@ -141,16 +141,22 @@ impl Serving {
     }
 
     /// Takes no more connections, lets requests finish within [`ListenConfig::stop_timeout`], and closes what is left.
-    pub fn stop(mut self) {
-        self.end();
+    pub fn stop(self) {
+        self.stop_while(|| ());
     }
 
-    fn end(&mut self) {
+    /// The same; `look` is called again and again while requests are waited for.
+    pub fn stop_while(mut self, look: impl FnMut()) {
+        self.end(look);
+    }
+
+    fn end(&mut self, mut look: impl FnMut()) {
         self.stop.send_replace(true);
         let deadline = Instant::now() + self.stop_timeout + JOIN_MARGIN;
         for thread in self.threads.drain(..) {
             // A thread is not waited for beyond the bound: its runtime ends with it or with the process.
             while !thread.is_finished() && Instant::now() < deadline {
+                look();
                 std::thread::sleep(Duration::from_millis(2));
             }
             if thread.is_finished() && thread.join().is_err() {
@@ -162,7 +168,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.end();
+        self.end(|| ());
     }
 }
 

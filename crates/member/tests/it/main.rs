@@ -98,6 +98,34 @@ fn one_member_in_memory_takes_a_write_and_reads_it() {
 }
 
 #[test]
+fn while_a_member_stops_requests_that_need_a_leader_are_not_waited_for_where_none_is() {
+    // The two others were never started.
+    let ports = [("a", free_port()), ("b", free_port()), ("c", free_port())];
+    let member = start(config("a", &ports, None)).expect("started");
+    run(async {
+        let handle = member.handle();
+        let mut last = handle.last_requests();
+        let requests = async {
+            let (write, read) = tokio::join!(write(&handle, "k", "v"), handle.read_index());
+            for error in [write.expect_err("no majority"), read.expect_err("no majority")] {
+                assert!(matches!(error, RequestError::Stopped { .. }), "{error}");
+            }
+        };
+        let looks = async {
+            loop {
+                last.look();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = looks => {}
+        }
+    });
+    member.stop();
+}
+
+#[test]
 fn every_member_of_three_takes_writes_and_reads_what_another_acknowledged() {
     let (_, members) = three(None);
     run(async {

@@ -193,7 +193,8 @@ impl Server {
         let stop = move || {
             let Self { serving, handed, background, member, .. } = self;
             handed.stop();
-            serving.stop();
+            let mut last = member.handle().last_requests();
+            serving.stop_while(|| last.look());
             drop(background);
             member.stop();
             let _ = done.send(());
