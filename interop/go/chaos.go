@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,7 +31,7 @@ const (
 	chaosPause      = 10 * time.Millisecond // at most, between two calls of a worker
 	chaosKept       = 60 * time.Second      // of history is not compacted
 	chaosCompaction = 5 * time.Second
-	chaosArrival    = 60 * time.Second // for writes, reads and watches to arrive once all is well
+	chaosArrival    = 300 * time.Second // for writes, reads and watches to arrive once all is well, however slow the machine
 )
 
 // chaotic is what the workers of one run share.
@@ -47,6 +47,8 @@ type chaotic struct {
 	// The highest revision that a client was told of.
 	head        atomic.Int64
 	compactions atomic.Int64
+	// How often each member, started again, heard of no leader for so long that it may show less than before.
+	alone []int
 }
 
 func (c *chaotic) violation(format string, args ...any) {
@@ -56,13 +58,20 @@ func (c *chaotic) violation(format string, args ...any) {
 }
 
 // chaos reads, writes and watches until standard input closes, then judges the history.
+//
+// A line of standard input "alone N N N" says how often each member came back and heard of no leader for so long that it
+// showed what it knew, which may be less than it had shown before.
 func chaos(o options) error {
 	ctx, stop := context.WithCancel(context.Background())
+	c := &chaotic{
+		begin: time.Now(), failed: map[string]int{}, answered: make([]atomic.Int64, len(o.endpoints)), alone: make([]int, len(o.endpoints)),
+	}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		stop()
+		defer stop()
+		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			c.told(lines.Text())
+		}
 	}()
-	c := &chaotic{begin: time.Now(), failed: map[string]int{}, answered: make([]atomic.Int64, len(o.endpoints))}
 	var workers sync.WaitGroup
 	start := func(endpoints []string, number, pinned int) error {
 		client, err := dialSoon(endpoints...)
@@ -92,13 +101,13 @@ func chaos(o options) error {
 	if err != nil {
 		return err
 	}
-	go c.compact(ctx, o)
+	go c.compact(ctx, o, watches)
 	go c.progress(ctx)
 	workers.Wait()
 	if head, err := c.settle(o, watches); err != nil {
 		c.violation("%v", err)
 	} else {
-		c.wrong = append(c.wrong, judge(c.calls, watches[0].until(head))...)
+		c.wrong = append(c.wrong, judge(c.calls, watches[0].until(head), c.excuses())...)
 	}
 	return c.report(o, watches)
 }
@@ -113,6 +122,32 @@ func (c *chaotic) progress(ctx context.Context) {
 		fmt.Println(line)
 		sleep(ctx, 100*time.Millisecond)
 	}
+}
+
+// told takes a line from whoever runs this.
+func (c *chaotic) told(line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	numbers, found := strings.CutPrefix(line, "alone ")
+	for place, number := range strings.Fields(numbers) {
+		times, err := strconv.Atoi(number)
+		if !found || err != nil || place >= len(c.alone) {
+			c.wrong = append(c.wrong, fmt.Sprintf("standard input says %q", line))
+			return
+		}
+		c.alone[place] = times
+	}
+}
+
+// excuses lists how often each member may show less than before, by the ids that it had.
+func (c *chaotic) excuses() map[uint64]int {
+	of := map[uint64]int{}
+	for _, call := range c.calls {
+		if place := call.worker; place >= 0 && place < chaosPinned*len(c.alone) && call.member != 0 {
+			of[call.member] = c.alone[place%len(c.alone)]
+		}
+	}
+	return of
 }
 
 func (c *chaotic) now() int64 { return int64(time.Since(c.begin)) }
@@ -302,8 +337,9 @@ func (of *call) look(key string, answer *clientv3.GetResponse) error {
 	return nil
 }
 
-// compact drops history that is older than chaosKept.
-func (c *chaotic) compact(ctx context.Context, o options) {
+// compact drops history that is older than chaosKept, and that all watches have seen: a watch may be without its member
+// for as long as that needs to come back.
+func (c *chaotic) compact(ctx context.Context, o options, watches []*follower) {
 	client, err := dialSoon(o.endpoints...)
 	if err != nil {
 		return
@@ -312,12 +348,18 @@ func (c *chaotic) compact(ctx context.Context, o options) {
 	var heads []int64
 	for ctx.Err() == nil {
 		heads = append(heads, c.head.Load())
-		if old := len(heads) - int(chaosKept/chaosCompaction) - 1; old >= 0 && heads[old] > 0 {
-			call, cancel := context.WithTimeout(ctx, chaosTimeout)
-			if _, err := client.Compact(call, heads[old]); err == nil {
-				c.compactions.Add(1)
+		if old := len(heads) - int(chaosKept/chaosCompaction) - 1; old >= 0 {
+			revision := heads[old]
+			for _, watch := range watches {
+				revision = min(revision, watch.seen())
 			}
-			cancel()
+			if revision > 0 {
+				call, cancel := context.WithTimeout(ctx, chaosTimeout)
+				if _, err := client.Compact(call, revision); err == nil {
+					c.compactions.Add(1)
+				}
+				cancel()
+			}
 		}
 		sleep(ctx, chaosCompaction)
 	}

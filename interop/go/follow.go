@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,19 +46,33 @@ func (c *chaotic) watchAll(o options) ([]*follower, error) {
 }
 
 func (f *follower) follow(client *clientv3.Client) {
-	answers := client.Watch(context.Background(), chaosPrefix, clientv3.WithPrefix(), clientv3.WithRev(1))
-	for answer := range answers {
-		f.mu.Lock()
-		if f.failed == nil {
-			f.failed = f.take(answer)
+	for again := true; again; {
+		again = false
+		answers := client.Watch(context.Background(), chaosPrefix, clientv3.WithPrefix(), clientv3.WithRev(f.seen()+1))
+		for answer := range answers {
+			if isOfLearner(answer.Err()) {
+				again = true
+				continue
+			}
+			f.mu.Lock()
+			if f.failed == nil {
+				f.failed = f.take(answer)
+			}
+			f.mu.Unlock()
 		}
-		f.mu.Unlock()
+		time.Sleep(50 * time.Millisecond)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failed == nil {
 		f.failed = fmt.Errorf("it was closed after revision %d", f.last)
 	}
+}
+
+// isOfLearner is whether a member refused a watch because it has no vote yet, as one has that was just added again: it will
+// take the watch once it has been promoted.
+func isOfLearner(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "rpc not supported for learner")
 }
 
 // take notes an answer's events. Events of one revision come in one answer, and revisions only go up.
@@ -84,6 +99,13 @@ func (f *follower) take(answer clientv3.WatchResponse) error {
 		f.events, f.last = append(f.events, e), e.revision
 	}
 	return nil
+}
+
+// seen is the last revision of which it saw an event.
+func (f *follower) seen() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
 }
 
 // until is what it saw so far, up to a revision.

@@ -62,11 +62,29 @@ func TestHistories(t *testing.T) {
 		{"a member that goes back", []*call{back(1), back(2)}, nil, "went back"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			wrong := strings.Join(judge(test.calls, test.events), "\n")
+			wrong := strings.Join(judge(test.calls, test.events, nil), "\n")
 			if test.wrong == "" && wrong != "" || !strings.Contains(wrong, test.wrong) {
 				t.Errorf("judged %q, wanted %q", wrong, test.wrong)
 			}
 		})
+	}
+}
+
+func TestAMemberThatWasAloneMayShowLessOnce(t *testing.T) {
+	read := func(number, revision int64) *call {
+		c := get(number, "b", number*10, number*10+5, revision, 0, 0)
+		c.serializable, c.member = true, 7
+		return c
+	}
+	once := []*call{read(1, 9), read(2, 5), read(3, 5), read(4, 6)}
+	if wrong := judge(once, nil, map[uint64]int{7: 1}); len(wrong) > 0 {
+		t.Errorf("it had an excuse: %q", wrong)
+	}
+	if wrong := judge(once, nil, map[uint64]int{8: 1}); len(wrong) == 0 {
+		t.Error("another member's excuse was taken for its own")
+	}
+	if wrong := judge(append(once, read(5, 4)), nil, map[uint64]int{7: 1}); len(wrong) != 1 {
+		t.Errorf("it went back twice, and has one excuse: %q", wrong)
 	}
 }
 

@@ -44,6 +44,11 @@ pub const STEPS: &[Step] = &[
         what: "other projects' clients against three processes; kills under load",
         run: clients,
     },
+    Step {
+        name: "chaos",
+        what: "faults on real processes, drawn from the commit, while other projects' clients work",
+        run: chaos_of_the_commit,
+    },
     DENY,
 ];
 
@@ -211,6 +216,33 @@ impl Fetched {
         command.arg("--folder").arg(&self.scratch).args(&self.flags);
         command
     }
+}
+
+/// Two short runs, whose faults differ from commit to commit: one in network namespaces where the machine allows them, and one
+/// on loopback.
+fn chaos_of_the_commit(job: &mut Job) -> anyhow::Result<Outcome> {
+    const SECONDS: &str = "25";
+    let fetched = fetch_clients(job, |flag| OF_CHAOS.contains(&flag))?;
+    if !fetched.has("--go") {
+        return Ok(Outcome::Skipped(fetched.missing.join("; ")));
+    }
+    build_checked(job)?;
+    let seed = seed_of_the_commit();
+    let mut told = Vec::new();
+    for (network, seed) in [("auto", seed), ("proxies", seed + 1)] {
+        let seed = seed.to_string();
+        let options = ["--seconds", SECONDS, "--seed", &seed, "--network", network];
+        job.run(fetched.command(&["chaos"]).args(options))?;
+        let operations = job
+            .text()
+            .lines()
+            .rev()
+            .find_map(|line| Some(line.strip_prefix("operations: ")?.split_once(';')?.0.to_owned()));
+        let counts = job.tail(1);
+        let counts = counts.trim().strip_prefix("chaos: ").unwrap_or(&counts).to_owned();
+        told.push(format!("seed {seed}: {} operations, {counts}", operations.unwrap_or_default()));
+    }
+    Ok(Outcome::Passed(told.join("; ")))
 }
 
 /// Runs chaos alone, with what it prints shown as it comes.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-/// How long anything may take that is awaited here.
-pub const WAIT_MAX: Duration = Duration::from_secs(120);
+/// How long anything may take that is awaited here, on a slow machine with much else to do.
+pub const WAIT_MAX: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running child.

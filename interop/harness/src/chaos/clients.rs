@@ -3,7 +3,7 @@
 //! Go's clientv3 reads, writes, compares and watches, with a history that is judged; another process of it holds locks,
 //! leads, keeps leases; etcdctl and Python's etcd3 put keys of which each acknowledged one must be there.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,9 @@ use anyhow::{Context as _, ensure};
 use quorate_interop::Cluster;
 
 use crate::tools::{Contention, Tools};
+
+/// What a member logs that shows what it knows, having heard of no leader since its start.
+const SHOWN_ALONE: &str = "shows what it knows without a leader";
 
 pub struct Clients {
     history: History,
@@ -60,7 +63,8 @@ impl Clients {
         }
     }
 
-    /// Ends the clients; lists what they say is wrong.
+    /// Ends the clients; lists what they say is wrong. A member that came back and heard of nobody may have shown less than
+    /// before, as often as it says so.
     pub fn judge(mut self, tools: &Tools, cluster: &Cluster) -> Vec<String> {
         let mut wrong = Vec::new();
         if let Some(etcdctl) = self.etcdctl.take() {
@@ -76,7 +80,9 @@ impl Clients {
                 ended => wrong.push(format!("Python's load: {ended:?}")),
             }
         }
-        match self.history.finish() {
+        let alone: Vec<usize> =
+            cluster.members.iter().map(|member| member.logged().matches(SHOWN_ALONE).count()).collect();
+        match self.history.finish(&alone) {
             Ok(told) => println!("{}", told.trim_end()),
             Err(error) => wrong.push(format!("{error:#}")),
         }
@@ -131,8 +137,12 @@ impl History {
         Ok(Self { child, answered, reader: Some(reader) })
     }
 
-    fn finish(&mut self) -> anyhow::Result<String> {
-        drop(self.child.stdin.take());
+    fn finish(&mut self, alone: &[usize]) -> anyhow::Result<String> {
+        let mut stdin = self.child.stdin.take().context("finished once")?;
+        let told: Vec<String> = alone.iter().map(usize::to_string).collect();
+        // Where it has ended already, its status says more.
+        let _ = writeln!(stdin, "alone {}", told.join(" "));
+        drop(stdin);
         let status = self.child.wait()?;
         let reader = self.reader.take().context("read once")?;
         let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
@@ -170,7 +180,6 @@ impl Etcdctl {
 }
 
 fn puts(tools: &Tools, endpoints: &str, acknowledged: &Path, end: &AtomicBool) -> anyhow::Result<String> {
-    use std::io::Write as _;
     const PAUSE: Duration = Duration::from_millis(300);
     let (mut done, mut failed) = (0, 0);
     let mut list = std::fs::OpenOptions::new().create(true).append(true).open(acknowledged)?;

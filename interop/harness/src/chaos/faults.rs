@@ -199,11 +199,8 @@ impl World<'_> {
             | Fault::Mute(_)
             | Fault::Deaf(_)
             | Fault::Split(..)
-            | Fault::SplitAll
-            | Fault::Slow(_) => {
-                let slow = matches!(fault, Fault::Slow(_));
-                self.links(fault, if slow { Link::Slow(SLOW) } else { Link::Cut })?;
-            }
+            | Fault::SplitAll => self.links(fault, Link::Cut)?,
+            Fault::Slow(one) => self.network.slow(*one, true)?,
             Fault::Flap(_) | Fault::SlowDisk | Fault::Replace(_) => {}
         }
         Ok(())
@@ -247,6 +244,7 @@ impl World<'_> {
             Fault::FullDisk => self.small.as_ref().context("a small disk")?.free()?,
             Fault::StuckDisk => self.stuck.as_mut().context("a disk")?.thaw(),
             Fault::Clock(one, _) => self.clocks.as_ref().context("clocks")?.set(*one, 0)?,
+            Fault::Slow(one) => self.network.slow(*one, false)?,
             Fault::Replace(one) => {
                 let through = (*one + 1) % self.size();
                 let network = &self.network;
@@ -264,6 +262,9 @@ impl World<'_> {
         for from in 0..self.size() {
             for to in (0..self.size()).filter(|&to| to != from) {
                 let _ = self.network.set(from, to, Link::Open);
+            }
+            if self.network.slows() {
+                let _ = self.network.slow(from, false);
             }
             let _ = self.signal(from, "CONT");
         }
@@ -319,7 +320,7 @@ impl World<'_> {
         for from in 0..size {
             for to in (0..size).filter(|&to| to != from) {
                 let meant = match fault {
-                    Fault::Isolate(one) | Fault::IsolateLeader(one) | Fault::Flap(one) | Fault::Slow(one) => {
+                    Fault::Isolate(one) | Fault::IsolateLeader(one) | Fault::Flap(one) => {
                         from == *one || to == *one
                     }
                     Fault::Mute(one) => from == *one,
@@ -337,7 +338,6 @@ impl World<'_> {
     }
 }
 
-const SLOW: Duration = Duration::from_millis(60);
 /// In the middle of a start.
 const TWICE_AFTER: Duration = Duration::from_millis(40);
 

@@ -34,8 +34,11 @@ use namespaces::Namespaces;
 use network::Network;
 use proxies::Proxies;
 
-/// Once faults have ended and processes were started again, each member serves within this time.
+/// Once faults have ended and processes were started again, each member serves within this time, on a machine that has time
+/// for it. Where one takes longer, it is said.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
+/// Who does not serve by then never will, however slow the machine: that is a violation.
+const SERVES_AT_ALL: Duration = Duration::from_secs(300);
 
 /// What a run is told.
 #[derive(Debug)]
@@ -112,6 +115,8 @@ struct Chaos<'a> {
     faults: BTreeMap<&'static str, usize>,
     violations: Vec<String>,
     slowest: Duration,
+    /// How often it took longer than [`SERVES_WITHIN`].
+    late: usize,
 }
 
 impl<'a> Chaos<'a> {
@@ -153,6 +158,7 @@ impl<'a> Chaos<'a> {
             faults: BTreeMap::new(),
             violations: Vec::new(),
             slowest: Duration::ZERO,
+            late: 0,
         })
     }
 
@@ -218,7 +224,7 @@ impl<'a> Chaos<'a> {
         let clients = self.clients.as_mut().context("clients run")?;
         let mut waiting = String::new();
         let answered = clients.answered();
-        while begin.elapsed() < SERVES_WITHIN {
+        while begin.elapsed() < SERVES_AT_ALL {
             clients.alive()?;
             let now = clients.answered();
             let waits = self.world.cluster.members.iter().enumerate().find_map(|(place, member)| {
@@ -231,14 +237,19 @@ impl<'a> Chaos<'a> {
             });
             match waits {
                 None => {
-                    self.slowest = self.slowest.max(begin.elapsed());
+                    let took = begin.elapsed();
+                    if took > SERVES_WITHIN {
+                        println!("{:>9}  all served again after {:.1} s", "late", took.as_secs_f64());
+                        self.late += 1;
+                    }
+                    self.slowest = self.slowest.max(took);
                     return Ok(());
                 }
                 Some(what) => waiting = what,
             }
             std::thread::sleep(POLL);
         }
-        bail!("{waiting}, {SERVES_WITHIN:?} after all faults had ended")
+        bail!("{waiting}, {SERVES_AT_ALL:?} after all faults had ended")
     }
 
     fn report(&self) -> bool {
@@ -248,8 +259,9 @@ impl<'a> Chaos<'a> {
             println!("  {times:>5} {name}");
         }
         println!(
-            "all members served again within {:.1} s (bound: {SERVES_WITHIN:?})",
-            self.slowest.as_secs_f64()
+            "all members served again within {:.1} s; {} times later than {SERVES_WITHIN:?}",
+            self.slowest.as_secs_f64(),
+            self.late
         );
         for violation in &self.violations {
             println!("violation: {violation}");

@@ -3,12 +3,13 @@
 //! The run starts itself again in a network and a mount namespace of its own (`unshare`, as root or with a mapped user
 //! where the system allows that), so nothing of the machine is changed and nothing is left behind. Each member's network
 //! lives as long as a process that waits in it, and that one ends with its standard input, which we hold. Links are
-//! routing rules here: a packet that one forbids is dropped on its way, without a word to who sent it.
+//! routing rules here: a packet that one forbids is dropped on its way, without a word to who sent it. What a member sends
+//! and gets, clients included, can be delayed where the kernel has `netem`, else made to squeeze through a narrow link.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use quorate_interop::{Home, wait_until};
 
 use super::network::Link;
@@ -25,7 +26,12 @@ pub struct Namespaces {
     /// What holds each member's network.
     holders: Vec<Child>,
     cut: Vec<(usize, usize)>,
+    /// What makes an interface slow; `None` where the kernel has nothing for it.
+    slow: Option<&'static str>,
 }
+
+/// Ways to make an interface slow, as `tc` wants them, the best first.
+const SLOW: [&str; 2] = ["netem delay 60ms 20ms", "tbf rate 400kbit burst 16kb latency 400ms"];
 
 /// `unshare` with what makes it work for whoever runs us; `None` where it does not.
 pub fn unshare() -> Option<Vec<&'static str>> {
@@ -39,8 +45,9 @@ pub fn unshare() -> Option<Vec<&'static str>> {
         [&["unshare", "--net", "--mount"], &["unshare", "--map-root-user", "--net", "--mount"]];
     ways.into_iter().map(<[&str]>::to_vec).find(|way| {
         // What a run needs most: a second network inside, a pair of interfaces, a rule, a file system in memory.
-        let trial = "ip link add va type veth peer name vb && ip rule add pref 1000 from 10.77.1.2 blackhole \
-                     && mount -t tmpfs none /mnt && unshare --net true";
+        let trial = "ip link set lo up && ip link add va type veth peer name vb \
+                     && ip rule add pref 1000 from 10.77.1.2 blackhole && echo 1 > /proc/sys/net/ipv4/ip_forward \
+                     && mount -t tmpfs none /mnt && unshare --net true && nsenter --net=/proc/self/ns/net true";
         output(Command::new(way[0]).args(&way[1..]).args(["sh", "-c", trial])).is_ok()
     })
 }
@@ -49,12 +56,20 @@ fn ip(arguments: &str) -> anyhow::Result<()> {
     output(Command::new("ip").args(arguments.split(' '))).map(drop)
 }
 
+fn tc(arguments: &str) -> anyhow::Result<()> {
+    output(Command::new("tc").args(arguments.split(' '))).map(drop)
+}
+
 impl Namespaces {
     /// Makes the networks of `size` members. To be called in a namespace of our own.
     pub fn new(size: usize) -> anyhow::Result<Self> {
         ip("link set lo up")?;
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot forward packets")?;
-        let mut made = Self { holders: Vec::new(), cut: Vec::new() };
+        let slow = SLOW.into_iter().find(|how| tc(&format!("qdisc add dev lo root {how}")).is_ok());
+        if slow.is_some() {
+            tc("qdisc del dev lo root")?;
+        }
+        let mut made = Self { holders: Vec::new(), cut: Vec::new(), slow };
         for place in 0..size {
             made.add(place).with_context(|| format!("the network of m{}", place + 1))?;
         }
@@ -84,10 +99,34 @@ impl Namespaces {
             "link set eth0 up".to_owned(),
             format!("route add default via 10.77.{number}.1"),
         ] {
-            let launcher = self.launcher(place);
-            output(Command::new(&launcher[0]).args(&launcher[1..]).arg("ip").args(inside.split(' ')))?;
+            self.inside(place, &format!("ip {inside}"))?;
         }
         Ok(())
+    }
+
+    /// Runs a command in a member's network.
+    fn inside(&self, place: usize, command: &str) -> anyhow::Result<()> {
+        let launcher = self.launcher(place);
+        output(Command::new(&launcher[0]).args(&launcher[1..]).args(command.split(' '))).map(drop)
+    }
+
+    pub fn slows(&self) -> bool {
+        self.slow.is_some()
+    }
+
+    /// Makes all slow that a member sends and gets, or as fast again as it was.
+    pub fn slow(&self, place: usize, slow: bool) -> anyhow::Result<()> {
+        let how = self.slow.context("the kernel has nothing that makes a link slow")?;
+        // The interface here carries what is sent to the member, the one inside what it sends.
+        let change = |interface: &str| {
+            if slow {
+                format!("qdisc replace dev {interface} root {how}")
+            } else {
+                format!("qdisc del dev {interface} root")
+            }
+        };
+        tc(&change(&format!("v{}", place + 1)))?;
+        self.inside(place, &format!("tc {}", change("eth0")))
     }
 
     fn launcher(&self, place: usize) -> Vec<String> {
@@ -118,7 +157,7 @@ impl Namespaces {
                 ip(&format!("rule del pref {preference}"))?;
                 self.cut.retain(|&pair| pair != (from, to));
             }
-            Link::Slow(_) => ensure!(false, "links cannot be slow here"),
+            Link::Slow(_) => bail!("single links cannot be slow here"),
             Link::Cut | Link::Open => {}
         }
         Ok(())

@@ -22,6 +22,8 @@ pub enum Link {
     Slow(Duration),
 }
 
+const SLOW: Duration = Duration::from_millis(60);
+
 #[derive(Debug)]
 pub enum Network {
     Namespaces(Namespaces),
@@ -38,7 +40,22 @@ impl Network {
 
     /// Whether links can be slow.
     pub fn slows(&self) -> bool {
-        matches!(self, Self::Proxies(_))
+        match self {
+            Self::Namespaces(namespaces) => namespaces.slows(),
+            Self::Proxies(_) => true,
+        }
+    }
+
+    /// Makes all slow that one member sends to the others and gets from them, or as fast again as it was.
+    pub fn slow(&mut self, place: usize, slow: bool) -> anyhow::Result<()> {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.slow(place, slow),
+            Self::Proxies(proxies) => {
+                let link = if slow { Link::Slow(SLOW) } else { Link::Open };
+                proxies.set_around(place, link);
+                Ok(())
+            }
+        }
     }
 
     /// Where the members live; data goes below `folder`.

@@ -102,6 +102,14 @@ impl Proxies {
         self.shared.links.lock().unwrap_or_else(PoisonError::into_inner)[from * self.shared.size + to] = link;
     }
 
+    /// Sets all links from and to a member.
+    pub fn set_around(&self, place: usize, link: Link) {
+        for other in (0..self.shared.size).filter(|&other| other != place) {
+            self.set(place, other, link);
+            self.set(other, place, link);
+        }
+    }
+
     pub fn note_pids(&self, pids: Vec<Option<u32>>) {
         *self.shared.pids.lock().unwrap_or_else(PoisonError::into_inner) = pids;
     }

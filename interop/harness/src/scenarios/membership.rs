@@ -60,25 +60,33 @@ fn add_through(
 ) -> anyhow::Result<()> {
     let endpoint = cluster.members[through].client.clone();
     let member = &mut cluster.members[newcomer];
-    let url = format!("--peer-urls=http://{}", member.peer);
-    let mut arguments = vec!["member", "add", &member.name, &url];
+    let (name, peer) = (member.name.clone(), format!("http://{}", member.peer));
+    let url = format!("--peer-urls={peer}");
+    let mut arguments = vec!["member", "add", &name, &url];
     if learner {
         arguments.push("--learner");
     }
     // A change is refused while the one before it is not over, or a majority has not been connected for a while.
-    let mut told = Err(anyhow::anyhow!("not tried"));
+    let (mut founders, mut last) = (None, String::new());
     wait_until("the change is taken", || {
-        told = tools.etcdctl(&endpoint, &arguments);
-        told.is_ok()
+        let told = match tools.etcdctl(&endpoint, &arguments) {
+            Ok(told) => told,
+            Err(error) => {
+                last = error.to_string();
+                // The answer to the try before may have been lost, not the change.
+                if last.contains("Peer URLs already exists") {
+                    founders = initial_cluster(tools, &endpoint, (&name, &peer)).ok();
+                }
+                return founders.is_some();
+            }
+        };
+        let line = told.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
+        founders = line.map(|line| line.trim_matches('"').to_owned());
+        last = told;
+        true
     })
-    .with_context(|| format!("{told:?}"))?;
-    let told = told?;
-    let founders = told
-        .lines()
-        .find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="))
-        .context("etcdctl names no initial cluster")?
-        .trim_matches('"')
-        .to_owned();
+    .with_context(|| last.clone())?;
+    let founders = founders.with_context(|| format!("etcdctl names no initial cluster: {last}"))?;
     member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
     started(cluster);
     let member = &mut cluster.members[newcomer];
@@ -91,7 +99,8 @@ fn add_through(
                 Ok(_) => true,
                 Err(error) => {
                     last = error.to_string();
-                    false
+                    // The answer to the try before may have been lost, not the promotion.
+                    last.contains("can only promote a learner member") && !last.contains("in sync")
                 }
             }
         })
@@ -132,8 +141,8 @@ fn replace_wiped(
     std::fs::remove_dir_all(&member.data_dir)?;
     // It comes back as it joined, with nothing: the others must not take it for who it was.
     let endpoint = cluster.members[through].client.clone();
-    let founders = initial_cluster(tools, &endpoint)?;
     let member = &mut cluster.members[wiped];
+    let founders = initial_cluster(tools, &endpoint, (&member.name, &format!("http://{}", member.peer)))?;
     member.start_with(&["--initial-cluster", &founders, "--initial-cluster-state", "existing"])?;
     member
         .process()
@@ -165,22 +174,33 @@ pub fn replace(
     add_through(tools, cluster, place, through, learner, started).context("adding it again")
 }
 
-/// The members as `--initial-cluster` wants them.
-fn initial_cluster(tools: &Tools, endpoint: &str) -> anyhow::Result<String> {
-    let list = tools.etcdctl(endpoint, &["member", "list"])?;
+/// The members as `--initial-cluster` wants them; who was not started has no name yet but in `newcomer`, by its address.
+fn initial_cluster(tools: &Tools, endpoint: &str, newcomer: (&str, &str)) -> anyhow::Result<String> {
+    let list = listed(tools, endpoint)?;
     let pairs = list.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(", ").collect();
-        Some(format!("{}={}", fields.get(2)?, fields.get(3)?))
+        let (name, peer) = (*fields.get(2)?, *fields.get(3)?);
+        Some(format!("{}={peer}", if peer == newcomer.1 { newcomer.0 } else { name }))
     });
     Ok(pairs.collect::<Vec<_>>().join(","))
 }
 
 /// The id of a started member, as etcdctl lists it.
 fn id_of(tools: &Tools, endpoint: &str, name: &str) -> anyhow::Result<String> {
-    let list = tools.etcdctl(endpoint, &["member", "list"])?;
+    let list = listed(tools, endpoint)?;
     list.lines()
         .map(|line| line.split(", ").collect::<Vec<_>>())
         .find(|fields| fields.get(2) == Some(&name))
         .map(|fields| fields[0].to_owned())
         .with_context(|| format!("{name} is not listed: {list}"))
+}
+
+/// The list of members, a line each. While leaders change an answer may be long in coming.
+fn listed(tools: &Tools, endpoint: &str) -> anyhow::Result<String> {
+    let mut told = Err(anyhow::anyhow!("not asked"));
+    let waited = wait_until("the list of members", || {
+        told = tools.etcdctl(endpoint, &["member", "list"]);
+        told.is_ok()
+    });
+    waited.and(told)
 }
