@@ -8,6 +8,7 @@
 mod bench;
 mod clients;
 mod command;
+mod fuzz;
 mod steps;
 
 use std::process::{ExitCode, Stdio};
@@ -24,6 +25,7 @@ Tasks:
   sim [OPTIONS]         run the simulator; 'cargo xtask sim --help' lists its options
   chaos [OPTIONS]       faults on real processes while other projects' clients work: --seconds N, --seed N, --members N,
                         --network auto|namespaces|proxies, --other-binary PATH (members swap between the two)
+  fuzz TARGET [OPTIONS] one target of fuzz/ under libFuzzer, whose options those are: -max_total_time=SECONDS
   bench compare [OPTIONS]
                         measure Quorate beside Debian's etcd; --quick (default) or --full
   deny                  check licences, bans and sources of all dependencies
@@ -57,6 +59,7 @@ fn run(words: &[&str]) -> anyhow::Result<bool> {
         }
         ["sim", options @ ..] => simulate(options),
         ["chaos", options @ ..] => steps::chaos(options),
+        ["fuzz", words @ ..] => fuzz::fuzz(words),
         ["bench", words @ ..] => bench::bench(words),
         ["deny"] => test(&[steps::DENY]),
         ["steps"] => {
