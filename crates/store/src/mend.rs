@@ -162,6 +162,14 @@ impl Store {
         Ok(tables.outward(Some(to)))
     }
 
+    /// The damaged record that was at `at` is readable again, or not needed any more: its segment may be rewritten.
+    pub fn settled(&self, at: Location) {
+        let inward = self.read().inward(at);
+        if let Some(inward) = inward {
+            self.suspects().unmended.remove(&inward.segment);
+        }
+    }
+
     /// Reads the bodies of up to `keys_max` keys of `table` from `from` on, for a check of all that is stored. Waits
     /// for the disk.
     pub fn verify(&self, table: TableId, from: &[u8], keys_max: usize) -> Result<Verified, BodyError> {
@@ -233,7 +241,7 @@ impl Tables {
     }
 
     /// Salt and offset: what a head's checksum is seeded with.
-    fn salt(&self, at: Location) -> (u32, u32) {
+    pub(crate) fn salt(&self, at: Location) -> (u32, u32) {
         (self.segments.get(&at.segment).expect("a segment in memory is known").file.salt(), at.offset)
     }
 }

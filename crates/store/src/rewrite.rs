@@ -7,12 +7,13 @@
 //! - Only a sealed, durable segment is rewritten: none that the front or a frozen front still writes to.
 //! - A segment is given up only when every record in it was seen (the manifest counts them) and none is owned any
 //!   more. Where a damaged header hides records, the index is searched for rows that point into the segment.
+//! - What can't be read from the file and is in memory still is moved from there; only what is in neither is damaged.
 
 use std::collections::BTreeSet;
 
 use crate::config::{PIECE_BYTES, SEGMENT_BLOCK_BYTES};
 use crate::read::RecordAt;
-use crate::record::{Head, RECORD_HEADER_BYTES};
+use crate::record::{Head, RECORD_HEADER_BYTES, decode_head};
 use crate::scan::{SegmentScan, Window};
 use crate::{Location, Store, StoreConfig, StoreError, TableId, Tables};
 
@@ -181,6 +182,10 @@ impl Store {
         }
         let base = self.read().segment_base;
         for (at, head, _) in damaged {
+            if let Some(bytes) = self.write().move_resident(at) {
+                moved += bytes as u64;
+                continue;
+            }
             let (table, key) = head.owners.first;
             let at = Location { segment: at.segment + base, ..at };
             rewriting.damaged.push(DamagedRecord { table, key: key.to_vec(), at });
@@ -203,6 +208,10 @@ impl Store {
                     moved_bytes += self.write().move_record(&head, &body, record.at) as u64;
                     continue;
                 }
+            }
+            if let Some(bytes) = self.write().move_resident(record.at) {
+                moved_bytes += bytes as u64;
+                continue;
             }
             let at = Location { segment: record.outward_segment, ..record.at };
             rewriting.damaged.push(DamagedRecord { table, key, at });
@@ -292,6 +301,15 @@ impl Tables {
         }
         self.retire_inward(at);
         RECORD_HEADER_BYTES + body.len()
+    }
+
+    /// Moves a record that can't be read from its file, but is in memory still: nobody mends what can be read here. `None`
+    /// where it is not.
+    fn move_resident(&mut self, at: Location) -> Option<usize> {
+        let (head, body) = self.resident_head(at).zip(self.resident_body(at))?;
+        let (salt, offset) = self.salt(at);
+        let head = decode_head(&head, salt, offset).expect("what is in memory was encoded here");
+        Some(self.move_record(&head, &body, at))
     }
 
     /// Looks at the next rows for those that point into `segment`; true behind the last row of all tables.

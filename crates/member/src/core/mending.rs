@@ -142,6 +142,10 @@ impl Mending {
         // What nobody has may have become what nobody needs.
         let needed = || store.wanted_by_rows(&[at]).iter().any(|wanted| !wanted.owners.is_empty());
         let outcome = if outcome == Mended::Lost && !needed() { Mended::Done } else { outcome };
+        if outcome == Mended::Done {
+            // Also where nobody had to be asked: what waits for this record must not wait for another attempt.
+            store.settled(at);
+        }
         progress.ended.push((at, outcome));
     }
 

@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use quorate_disk::{Disk, MemoryDisk, Mode};
 use quorate_ids::{ClusterId, Incarnation};
-use quorate_store::{BodyError, CheckpointMeta, Identity, Owners, StoreConfig, Unpaced, generation_folder};
+use quorate_store::{
+    BodyError, CheckpointMeta, Identity, Owners, RewriteStep, StoreConfig, Unpaced, generation_folder,
+};
 
 use super::*;
 
@@ -219,6 +221,28 @@ fn a_record_that_no_peer_has_is_lost_and_one_that_nobody_needs_is_not() {
     subject.store.write().remove(HISTORY, &1u64.to_be_bytes());
     let progress = mending.begin(at, &subject.store, NOW);
     assert_eq!(progress.ended, [(at, Mended::Done)]);
+}
+
+#[test]
+fn a_segment_does_not_wait_for_a_damaged_record_that_nobody_needs_any_more() {
+    let subject = Subject::new(1, 3);
+    let at = subject.damage(2, IN_BODY);
+    assert!(subject.store.condemn(&format!("segment-{:08x}", at.segment)));
+    let rewrite = || loop {
+        match subject.store.rewrite_step(1 << 20).expect("a step") {
+            RewriteStep::More { .. } => {}
+            end => return end,
+        }
+    };
+    match rewrite() {
+        RewriteStep::Damaged { records, .. } => assert_eq!(records[0].at, at),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(rewrite(), RewriteStep::Idle, "it waits for the record");
+    subject.store.write().remove(HISTORY, &2u64.to_be_bytes());
+    let progress = mending(&[2]).begin(at, &subject.store, NOW);
+    assert_eq!(progress.ended, [(at, Mended::Done)]);
+    assert_eq!(rewrite(), RewriteStep::Vacated { segment: at.segment });
 }
 
 #[test]

@@ -214,6 +214,32 @@ fn a_damaged_file_that_nobody_reads_is_noticed_by_its_sender_and_written_anew() 
 }
 
 #[test]
+fn a_condemned_segment_whose_damaged_records_are_still_in_memory_is_rewritten_from_memory() {
+    // Bodies that are damaged (first round), and heads, so that only the index still leads to the records (second round).
+    for offset_in_record in [60, 2] {
+        let disk = MemoryDisk::new();
+        let config = StoreConfig { body_cache_bytes: 1 << 20, ..small() };
+        let mut subject = Subject::create(Arc::new(disk.clone()), config);
+        for n in 0..5u64 {
+            subject.put(KEYS, format!("key/{n:04}").as_bytes(), b"a row", &body(n, 100));
+        }
+        subject.checkpoint();
+        let (path, _) = files(&disk, "/segment-").remove(0);
+        let name = path.rsplit('/').next().expect("a name");
+        for (_, _, at) in rows_of(&subject.store, KEYS).iter().take(3) {
+            flip(&disk, &path, u64::from(at.expect("a body").offset) + offset_in_record);
+        }
+        assert!(subject.store.condemn(name));
+        get_rid_of_what_is_condemned(&mut subject);
+        subject.store.collect().expect("files are unlinked");
+        assert!(files(&disk, "/segment-").iter().all(|(left, _)| *left != path), "{path} is still there");
+        subject.check();
+        let (store, _) = Store::open(Arc::new(disk), cold(), identity(1), 0).expect("an open");
+        check(&store, &subject.expected);
+    }
+}
+
+#[test]
 fn an_index_is_written_anew_while_its_rows_change() {
     let disk = MemoryDisk::new();
     let mut subject = filled(&disk);
