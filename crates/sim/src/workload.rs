@@ -7,7 +7,7 @@ mod tree;
 use bytes::Bytes;
 use quorate_ids::Revision;
 use quorate_models::keys::{
-    Command, Compare, CompareOp, CompareTarget, DeleteRange, Op, Put, RangeEnd, RangeQuery, SortOrder,
+    Command, Compare, CompareOp, CompareTarget, DeleteRange, Move, Op, Put, RangeEnd, RangeQuery, SortOrder,
     SortTarget, Txn,
 };
 
@@ -27,6 +27,7 @@ pub struct Mix {
     pub lease: u64,
     pub keys: u64,
     pub value_bytes_max: u64,
+    pub ttl_seconds_max: u64,
 }
 
 impl Mix {
@@ -44,10 +45,29 @@ impl Mix {
             lease: some(8),
             keys: 0,
             value_bytes_max: 0,
+            ttl_seconds_max: 8,
         };
         let keys = *rng.pick(&[1, 5, 20, 200]);
         let value_bytes_max = *rng.pick(&[16, 16, 200, 4_000, 60_000]);
         Self { put: rng.between(10, 40), keys, value_bytes_max, ..mix }
+    }
+
+    /// The mix of one that only keeps leases, short ones: cut off together with its leader, it goes on believing that one.
+    #[must_use]
+    pub fn of_leases() -> Self {
+        Self {
+            put: 0,
+            read: 0,
+            serializable_read: 0,
+            swap: 0,
+            count_up: 0,
+            delete: 0,
+            compact: 0,
+            lease: 1,
+            keys: 1,
+            value_bytes_max: 16,
+            ttl_seconds_max: 2,
+        }
     }
 
     fn total(&self) -> u64 {
@@ -73,6 +93,9 @@ pub enum Wish {
 /// Draws one client's wishes.
 pub struct Wishes {
     rng: Rng,
+    /// Apart, so that all other wishes are what they were before keys could be moved.
+    move_rng: Rng,
+    moves: bool,
     client: usize,
     mix: Mix,
     made: u64,
@@ -86,7 +109,20 @@ pub struct Wishes {
 impl Wishes {
     #[must_use]
     pub fn new(rng: Rng, client: usize, mix: Mix) -> Self {
-        Self { rng, client, mix, made: 0, leases: Vec::new(), seen: Revision(1), last_read: None }
+        let mut move_rng = rng.clone().fork(0x6d6f_7665);
+        // A third of the clients never moves keys.
+        let moves = mix.put > 0 && !move_rng.one_in(3);
+        Self {
+            rng,
+            move_rng,
+            moves,
+            client,
+            mix,
+            made: 0,
+            leases: Vec::new(),
+            seen: Revision(1),
+            last_read: None,
+        }
     }
 
     fn key(&mut self) -> Bytes {
@@ -191,8 +227,21 @@ impl Wishes {
         Command::Txn(Txn { compare: vec![Compare { key: counter, end, op, target }], success, failure })
     }
 
+    fn only_keeps(&self) -> bool {
+        self.mix.put == 0
+    }
+
+    /// A keep-alive came to nothing. One that only keeps leases leaves them to themselves then, so that nothing but what it
+    /// was told last keeps them alive.
+    pub fn lost_touch(&mut self) {
+        if self.only_keeps() {
+            self.leases.clear();
+        }
+    }
+
     fn lease(&mut self) -> Wish {
-        if !self.leases.is_empty() && self.rng.one_in(2) {
+        let keeps = self.only_keeps() && !self.leases.is_empty() && !self.rng.one_in(100);
+        if keeps || (!self.leases.is_empty() && self.rng.one_in(2)) {
             return Wish::KeepAlive { lease: *self.rng.pick(&self.leases) };
         }
         if !self.leases.is_empty() && self.rng.one_in(3) {
@@ -205,10 +254,28 @@ impl Wishes {
         if self.leases.len() > 8 {
             self.leases.remove(0);
         }
-        Wish::Command(Command::LeaseGrant { id, ttl_seconds: self.rng.between(1, 8) as i64 })
+        Wish::Command(Command::LeaseGrant {
+            id,
+            ttl_seconds: self.rng.between(1, self.mix.ttl_seconds_max) as i64,
+        })
+    }
+
+    /// All keys that begin one way begin another way from then on.
+    fn moving(&mut self) -> Command {
+        let rng = &mut self.move_rng;
+        let mut prefix = || {
+            let text = format!("k{:03}", rng.below(self.mix.keys));
+            Bytes::copy_from_slice(&text.as_bytes()[..rng.between(2, 4) as usize])
+        };
+        let (from, to) = (prefix(), prefix());
+        let count = rng.one_in(5).then(|| rng.below(4));
+        Command::Move(Move { from, to, replace: rng.one_in(2), count })
     }
 
     pub fn draw(&mut self) -> Wish {
+        if self.moves && self.move_rng.one_in(40) {
+            return Wish::Command(self.moving());
+        }
         let mix = self.mix;
         let mut at = self.rng.below(mix.total());
         let mut falls = |weight: u64| {

@@ -5,11 +5,14 @@
 use bytes::Bytes;
 use quorate_ids::TreeIndex;
 use quorate_models::tree::{
-    AuthChange, AuthRevision, Authority, Command, Conditions, Get, NameStyle, Node, Path, Role, User, Value,
-    Write,
+    AuthChange, AuthRevision, Authority, Command, Conditions, Get, ImportedNode, NameStyle, Node, Path, Role,
+    User, Value, Write,
 };
 
 use crate::rng::Rng;
+
+/// Two parts, and three times the end.
+const IMPORT_STEPS: u64 = 5;
 
 /// A request of the tree model.
 #[derive(Clone, Debug)]
@@ -28,17 +31,33 @@ pub struct TreeMix {
     /// Events that history keeps, where the seed sets it.
     window: Option<u64>,
     begins_after: u64,
+    /// A client begins the tree with one that it brings from elsewhere.
+    imports: bool,
     /// Of a thousand changes: those of users and roles, among commands that all name an auth revision. 0: none does.
     auth_per_mille: u64,
 }
 
 impl TreeMix {
+    /// For a client that asks nothing of the tree.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            imports: false,
+            per_mille: 0,
+            ttl_per_mille: 0,
+            window: None,
+            begins_after: 0,
+            auth_per_mille: 0,
+        }
+    }
+
     /// Drawn from the seed itself, apart from all else: a seed without a tree is what it was before there were trees.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x7472_6565);
         let mut auth_rng = Rng::new(seed ^ 0x6175_7468);
         Self {
+            imports: Rng::new(seed ^ 0x696d_706f).one_in(3),
             auth_per_mille: *auth_rng.pick(&[0, 0, 20, 200]),
             per_mille: *rng.pick(&[0, 0, 300, 700]),
             ttl_per_mille: *rng.pick(&[0, 100, 500]),
@@ -58,6 +77,8 @@ pub struct TreeWishes {
     client: usize,
     mix: TreeMix,
     made: u64,
+    /// What is left of an import: steps, the last of which end it.
+    import: u64,
     /// A file that this client read last.
     last_read: Option<(Path, Bytes, TreeIndex)>,
 }
@@ -67,7 +88,17 @@ impl TreeWishes {
     pub fn new(seed: u64, client: usize, mix: TreeMix) -> Self {
         let rng = Rng::new(seed ^ 0x7769_7368).fork(client as u64);
         let auth_rng = Rng::new(seed ^ 0x7573_6572).fork(client as u64);
-        Self { rng, auth_rng, revision: AuthRevision::default(), client, mix, made: 0, last_read: None }
+        let import = if mix.imports && client == 0 { IMPORT_STEPS } else { 0 };
+        Self {
+            rng,
+            auth_rng,
+            revision: AuthRevision::default(),
+            client,
+            mix,
+            made: 0,
+            import,
+            last_read: None,
+        }
     }
 
     /// The client was shown these nodes.
@@ -176,10 +207,31 @@ impl TreeWishes {
         }
     }
 
+    /// The next step of an import: two parts, then its end, asked for more than once where an answer got lost.
+    fn importing(&mut self) -> Command {
+        self.import -= 1;
+        let step = IMPORT_STEPS - self.import;
+        if step > 2 {
+            return Command::EndImport { index: TreeIndex(40) };
+        }
+        let node = |name: u64, value: Option<Bytes>| {
+            let text = if value.is_some() { format!("/i{step}/f{name}") } else { format!("/i{step}") };
+            let path = Path::clean(text.as_bytes()).expect("a short path");
+            let index = TreeIndex(step * 10 + name);
+            ImportedNode { path, value, created: index, modified: index, expiration: None }
+        };
+        let files = (1..=3).map(|name| node(name, Some(Bytes::from(format!("imported.{step}.{name}")))));
+        Command::Import { nodes: std::iter::once(node(0, None)).chain(files).collect() }
+    }
+
     /// A wish about the tree, where this request is to be one.
     pub fn draw(&mut self) -> Option<TreeWish> {
         if self.mix.per_mille == 0 || self.rng.below(1000) >= self.mix.per_mille {
             return None;
+        }
+        if self.import > 0 {
+            self.made = self.made.max(1);
+            return Some(TreeWish::Command(self.importing()));
         }
         if self.made == 0 && self.mix.begins_after > 0 {
             self.made = 1;

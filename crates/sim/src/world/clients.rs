@@ -22,7 +22,7 @@ use super::tree::TreeClient;
 use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World};
 use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
 use crate::rng::Rng;
-use crate::workload::{Mix, Wish, Wishes};
+use crate::workload::{Mix, TreeMix, Wish, Wishes};
 
 /// A client waits for this long; members give up before.
 const PATIENCE_NANOS: u64 = 12 * SECOND;
@@ -79,6 +79,16 @@ pub struct Client {
 }
 
 impl Client {
+    /// Clients that do nothing but keep leases alive; a seed without them is what it was before there were any.
+    pub fn keepers(seed: u64, first: usize, members: usize) -> Vec<Self> {
+        let mut rng = Rng::new(seed ^ 0x6b65_6570);
+        let keeper = |client| {
+            let tree = TreeClient::new(seed, client, TreeMix::none());
+            Self::new(rng.fork(client as u64), client, Mix::of_leases(), members, tree)
+        };
+        (first..first + 3).map(keeper).collect()
+    }
+
     pub fn new(mut rng: Rng, client: usize, mix: Mix, members: usize, tree: TreeClient) -> Self {
         let at = rng.below(members as u64) as usize;
         let (key, end) = match rng.below(3) {
@@ -197,6 +207,9 @@ impl World {
     }
 
     pub(super) fn heard(&mut self, client: usize, operation: u64, delivery: Delivery) -> Checked {
+        if let Some(number) = client.checked_sub(super::locks::FIRST) {
+            return self.locker_heard(number, operation, delivery);
+        }
         let this = &mut self.clients[client];
         if this.operation != operation {
             return Ok(());
@@ -219,7 +232,9 @@ impl World {
                     self.oracle.lease_confirmed(id, since, ttl_seconds);
                 }
             }
-            (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {}
+            (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {
+                self.clients[client].wishes.lost_touch();
+            }
             (Pending::Command { origin, .. }, Delivery::Refused(error)) => {
                 let certain = !matches!(
                     error,
@@ -447,7 +462,13 @@ impl World {
         };
         let full = self.filled.as_ref().is_some_and(|filled| !filled.puts_again());
         let changing = self.operator.as_ref().is_some_and(|_| !self.is_staffed());
-        if !self.storm && !changing && !full && !self.draining && self.machines.iter().enumerate().all(served)
+        let locked = self.lockers.as_ref().is_none_or(super::locks::Lockers::are_served);
+        if !self.storm
+            && locked
+            && !changing
+            && !full
+            && !self.draining
+            && self.machines.iter().enumerate().all(served)
         {
             self.trace(|| "all members serve again; draining".to_owned());
             self.draining = true;
@@ -567,7 +588,7 @@ fn load_op(store: &Store, reply: OpReply) -> Result<OpReply, KeysError> {
 }
 
 /// Loads every value that an answer carries.
-fn load_reply(store: &Store, reply: Reply) -> Result<Reply, KeysError> {
+pub(super) fn load_reply(store: &Store, reply: Reply) -> Result<Reply, KeysError> {
     Ok(match reply {
         Reply::Put(put) => match load_op(store, OpReply::Put(put))? {
             OpReply::Put(put) => Reply::Put(put),

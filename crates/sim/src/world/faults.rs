@@ -369,6 +369,7 @@ impl World {
             machine.crash_on_vote = None;
             machine.vote_race = None;
         }
+        self.finish_upgrade();
         self.events.after(self.heal_nanos_max(), Event::Deadline);
     }
 

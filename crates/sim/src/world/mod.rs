@@ -11,6 +11,7 @@ mod faults;
 mod founding;
 mod full;
 mod hosting;
+mod locks;
 mod member;
 mod newcomers;
 mod operator;
@@ -131,6 +132,9 @@ enum Event {
     Watch {
         client: usize,
     },
+    Locker {
+        number: usize,
+    },
     Crash {
         member: usize,
         epoch: u64,
@@ -226,6 +230,8 @@ pub struct World {
     lone: BTreeMap<ClusterId, Oracle>,
     /// Where disks get full: how far that is.
     filled: Option<full::Filled>,
+    /// Those who take locks, in some seeds.
+    lockers: Option<locks::Lockers>,
     /// Questions of members that wait for an answer: who asked, in which run.
     questions: BTreeMap<u64, (usize, u64)>,
     clients: Vec<Client>,
@@ -334,12 +340,15 @@ impl World {
             // What it holds would have to be deleted, too.
             tree_mix.per_mille = 0;
         }
-        let clients = (0..plan.clients)
+        let mut clients: Vec<Client> = (0..plan.clients)
             .map(|client| {
                 let tree = tree::TreeClient::new(options.seed, client, tree_mix);
                 Client::new(rng.fork(1_000 + client as u64), client, mix, plan.members, tree)
             })
             .collect();
+        if plan.lonely_leaders && kind == Kind::Fixed {
+            clients.extend(Client::keepers(options.seed, plan.clients, plan.members));
+        }
         Self {
             events: Events::new(rng.fork(2)),
             hash: EventHash::default(),
@@ -352,6 +361,8 @@ impl World {
             newcomers: (kind == Kind::Joins).then(|| newcomers::Newcomers::draw(options.seed, plan.wipes)),
             lone: BTreeMap::new(),
             filled: fills.then(full::Filled::new),
+            // Their keys would have to be deleted, too.
+            lockers: if fills { None } else { locks::Lockers::draw(options.seed, plan.members) },
             questions: BTreeMap::new(),
             clients,
             asked: BTreeMap::new(),
@@ -405,6 +416,9 @@ impl World {
             self.events.at(0, Event::Client { client });
             self.events.at(0, Event::Watch { client });
         }
+        for number in 0..self.lockers.as_ref().map_or(0, locks::Lockers::len) {
+            self.events.at(0, Event::Locker { number });
+        }
         let first = self.rng.exponential(self.plan.fault_every_nanos);
         self.events.at(first, Event::Fault);
         self.events.at(self.plan.storm_nanos, Event::StormEnds);
@@ -457,6 +471,7 @@ impl World {
                 self.admission_heard(operation, delivery)
             }
             Event::Heard { client, operation, delivery } => self.heard(client, operation, delivery),
+            Event::Locker { number } => self.locker_turn(number),
             Event::Client { client } => self.client_turn(client),
             Event::Watch { client } => self.watch_turn(client),
             Event::Crash { member, epoch, kind, down_nanos } => {

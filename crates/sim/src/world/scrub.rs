@@ -9,7 +9,7 @@ use quorate_store::{Location, Store};
 
 use super::member::Input;
 use super::{Event, MILLI, World};
-use crate::oracle::{Violation, ensure};
+use crate::oracle::{Checked, Violation, ensure};
 
 /// Between two looks at a disk while its records are mended.
 const SCRUB_NANOS: u64 = 400 * MILLI;
@@ -58,6 +58,20 @@ impl World {
             }
         }
         Ok(true)
+    }
+}
+
+impl World {
+    /// What a member got in a snapshot is sound, whatever the disk of the sender has: it was checked before it was taken.
+    pub(super) fn judge_installed(&self, member: usize) -> Checked {
+        let machine = &self.machines[member];
+        if self.damaged.is_none() || machine.damaged || machine.errors {
+            return Ok(());
+        }
+        let Some(running) = &machine.running else { return Ok(()) };
+        let found = damaged(&running.stages.store).len();
+        ensure!(found == 0, "member {member} took a snapshot in which {found} records are damaged");
+        Ok(())
     }
 }
 

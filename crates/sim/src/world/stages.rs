@@ -310,6 +310,9 @@ impl World {
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Apply);
         for output in outputs {
+            if matches!(output, ApplyOutput::Installed { .. }) {
+                self.judge_installed(member)?;
+            }
             self.apply_output(member, at, output);
         }
         let next = if more {

@@ -1,6 +1,7 @@
 //! Members of two versions in one cluster, as while it is upgraded member by member.
 //!
-//! In some worlds a part of the founders runs an older program until they are first started again. Two kinds of commands
+//! In some worlds a part of the founders runs an older program until they are first started again, at the latest once the
+//! faults have ended. Two kinds of commands
 //! are taken for new there. Invariant checked here: no entry reaches a member whose program does not know its kind.
 
 use quorate_consensus::Entry;
@@ -8,7 +9,9 @@ use quorate_member::core::envelope_of;
 use quorate_member::kinds::{Kinds, Level, Row};
 use quorate_models::ModelId;
 
-use super::World;
+use super::member::Running;
+use super::{Event, MILLI, SECOND, World};
+use crate::disk::CrashKind;
 use crate::oracle::{Checked, ensure};
 
 const OLD: Level = Level::BASE;
@@ -39,6 +42,22 @@ impl World {
         let starts_first = self.machines[member].epoch == 0;
         let is_old = starts_first && member < self.plan.founders && member.is_multiple_of(2);
         Kinds { table: &TABLE, own: if is_old { OLD } else { NEW } }
+    }
+
+    /// The faults are over: whoever still runs the older program is upgraded, one after the other.
+    pub(super) fn finish_upgrade(&mut self) {
+        let mut wait = 0;
+        for member in 0..self.plan.founders {
+            let machine = &self.machines[member];
+            let runs_old = |running: &Running| running.kinds.own == OLD && self.plan.rolls();
+            if !machine.running.as_deref().is_some_and(runs_old) {
+                continue;
+            }
+            wait += SECOND;
+            let epoch = machine.epoch;
+            let down_nanos = 50 * MILLI;
+            self.events.after(wait, Event::Crash { member, epoch, kind: CrashKind::Process, down_nanos });
+        }
     }
 
     /// An entry is committed at a member.
