@@ -5,6 +5,7 @@
 /// Rates and offsets of one machine. All times are nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
+    /// In the future where the clock stands still until then.
     base_virtual: u64,
     base_monotonic: u64,
     /// Parts of a million by which this clock is fast (or slow).
@@ -24,7 +25,7 @@ impl Clock {
 
     #[must_use]
     pub fn monotonic(&self, now: u64) -> u64 {
-        let passed = i128::from(now - self.base_virtual);
+        let passed = i128::from(now.saturating_sub(self.base_virtual));
         let shown = passed + passed * i128::from(self.drift_ppm) / 1_000_000;
         self.base_monotonic + shown as u64
     }
@@ -37,8 +38,14 @@ impl Clock {
     /// The machine runs at another rate from `now` on.
     pub fn set_drift(&mut self, now: u64, drift_ppm: i64) {
         self.base_monotonic = self.monotonic(now);
-        self.base_virtual = now;
+        self.base_virtual = self.base_virtual.max(now);
         self.drift_ppm = drift_ppm;
+    }
+
+    /// The monotonic clock stands still for so long, as that of a machine that sleeps.
+    pub fn stand_still(&mut self, now: u64, nanos: u64) {
+        self.base_monotonic = self.monotonic(now);
+        self.base_virtual = self.base_virtual.max(now + nanos);
     }
 
     /// Somebody sets the wall clock.
@@ -65,5 +72,14 @@ mod tests {
         clock.set_drift(1_000_000_000, -500_000);
         assert_eq!(clock.monotonic(1_000_000_000), before);
         assert_eq!(clock.monotonic(1_000_001_000), before + 500);
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_goes_on_from_where_it_was() {
+        let mut clock = Clock::new(500, 0, 0);
+        clock.stand_still(1_000, 4_000);
+        assert_eq!((clock.monotonic(1_000), clock.monotonic(5_000)), (1_500, 1_500));
+        clock.set_drift(2_000, 0);
+        assert_eq!((clock.monotonic(4_999), clock.monotonic(5_010)), (1_500, 1_510));
     }
 }

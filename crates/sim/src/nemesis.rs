@@ -40,6 +40,8 @@ pub struct Plan {
     pub vote_races: bool,
     /// The leader is cut off from all others, and from nobody else: its clients go on asking it.
     pub lonely_leaders: bool,
+    /// Snapshots are cut off half way.
+    pub cut_snapshots: bool,
     /// Candidates ask before they disturb.
     pub pre_vote: bool,
     /// The file system takes O_DIRECT.
@@ -72,6 +74,7 @@ impl Plan {
             transfers: rng.one_in(3),
             vote_races: rng.one_in(6),
             lonely_leaders: rng.one_in(5),
+            cut_snapshots: rng.one_in(3),
             pre_vote: !rng.one_in(4),
             direct: rng.one_in(2),
             wipes: false,
@@ -85,7 +88,7 @@ impl Plan {
     }
 
     /// A plan for a world in which members come and go: fewer founders than machines, and time for changes. Disks are
-    /// lost as a whole there ([`Self::wipes`]), so none is damaged.
+    /// lost as a whole there, too ([`Self::wipes`]).
     pub fn draw_for_members(rng: &mut Rng) -> Self {
         let plan = Self::draw(rng);
         let founders = *rng.pick(&[1, 2, 3, 3, 3, 4, 5]);
@@ -96,9 +99,9 @@ impl Plan {
             storm_nanos: rng.between(8, 25) * SECOND,
             fault_every_nanos: *rng.pick(&[500 * MILLI, 1_500 * MILLI, 4 * SECOND]),
             blackouts: rng.one_in(2),
-            damage: false,
             vote_races: false,
             wipes: rng.one_in(2),
+            damage: plan.damage || rng.one_in(4),
             ..plan
         }
     }
@@ -159,11 +162,13 @@ impl Plan {
         allow(self.slow_disks, 2, Kind::SlowDisk);
         allow(self.disk_errors, 1, Kind::DiskErrors);
         allow(self.full_disks, 1, Kind::FullDisk);
-        allow(self.damage, 1, Kind::Damage);
+        // Where members come and go, there is not always a disk that may be damaged.
+        allow(self.damage, if self.founders < self.members { 3 } else { 1 }, Kind::Damage);
         allow(self.clock_jumps, 2, Kind::Clock);
         allow(self.transfers, 2, Kind::Transfer);
         allow(self.vote_races && self.members > 2, 4, Kind::VoteRace);
         allow(self.lonely_leaders && self.members > 2, 4, Kind::LonelyLeader);
+        allow(self.cut_snapshots && self.members > 1, 2, Kind::CutSnapshot);
         if kinds.is_empty() {
             return None;
         }
@@ -185,7 +190,10 @@ impl Plan {
                 shape: Shape::draw(rng, self.members),
                 nanos: rng.between(50, 6_000) * MILLI,
             },
-            Kind::Pause => Fault::Pause { member, nanos: rng.between(10, 4_000) * MILLI },
+            Kind::Pause => {
+                let nanos = rng.between(10, 4_000) * MILLI;
+                Fault::Pause { member, nanos, asleep: rng.one_in(3) }
+            }
             Kind::SlowDisk => Fault::SlowDisk {
                 member,
                 factor: *rng.pick(&[10, 100, 1_000]),
@@ -209,6 +217,8 @@ impl Plan {
                     Damage::Rot,
                     Damage::RotInRecords,
                     Damage::RotInRecords,
+                    Damage::RotInIndex,
+                    Damage::RotInLog,
                     Damage::Misdirect,
                     Damage::StaleRead,
                 ]),
@@ -218,6 +228,12 @@ impl Plan {
                 member,
                 drift_ppm: rng.below(2_000) as i64 - 1_000,
                 wall_nanos: (rng.below(7_200) as i64 - 3_600) * SECOND as i64,
+                still_nanos: if rng.one_in(3) { rng.between(100, 5_000) * MILLI } else { 0 },
+            },
+            Kind::CutSnapshot => Fault::CutSnapshot {
+                who: *rng.pick(&[Cut::Sender, Cut::Receiver, Cut::Link]),
+                kind: self.crash_kind(rng),
+                down_nanos,
             },
             Kind::Transfer => Fault::Transfer { to: member },
             Kind::VoteRace => Fault::VoteRace {
@@ -246,6 +262,15 @@ enum Kind {
     Transfer,
     VoteRace,
     LonelyLeader,
+    CutSnapshot,
+}
+
+/// Who ends in the middle of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Sender,
+    Receiver,
+    Link,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +279,10 @@ pub enum Damage {
     Rot,
     /// Bits of what segments hold.
     RotInRecords,
+    /// A bit of a footer or a manifest.
+    RotInIndex,
+    /// A bit of the log, not of what was written last.
+    RotInLog,
     Misdirect,
     StaleRead,
 }
@@ -285,9 +314,11 @@ pub enum Fault {
         shape: Shape,
         nanos: u64,
     },
+    /// Nothing of the member runs; asleep with its machine, its monotonic clock stands still, too.
     Pause {
         member: usize,
         nanos: u64,
+        asleep: bool,
     },
     SlowDisk {
         member: usize,
@@ -311,9 +342,17 @@ pub enum Fault {
         member: usize,
         drift_ppm: i64,
         wall_nanos: i64,
+        /// The monotonic clock stands still while the member runs.
+        still_nanos: u64,
     },
     Transfer {
         to: usize,
+    },
+    /// The next snapshot, or one that is under way, ends in its middle.
+    CutSnapshot {
+        who: Cut,
+        kind: CrashKind,
+        down_nanos: u64,
     },
     /// Whoever leads then is cut off from the other members.
     LonelyLeader {

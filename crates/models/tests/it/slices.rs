@@ -403,3 +403,21 @@ fn compaction_of_everything_leaves_nothing_behind() {
     assert_eq!(tables.len(quorate_models::tables::GRAVEYARD), 0);
     assert_eq!(tables.len(quorate_models::tables::HISTORY_KEYS), 0);
 }
+
+#[test]
+fn the_revision_does_not_go_back_where_a_deletion_was_last_and_all_of_it_is_compacted() {
+    let mut machine = Machine::cold();
+    for key in ["a", "b"] {
+        machine.put(key, "value");
+    }
+    machine.delete("a", RangeEnd::Unbounded);
+    let last = machine.keys.revision();
+    machine.apply(&Command::Compact { revision: last });
+    machine.compact_fully();
+    machine.checkpoint();
+    let reopened = Keys::open(&machine.store.read());
+    assert_eq!(reopened.revision(), last, "as after a restart");
+    machine.keys = reopened;
+    let Reply::Put(reply) = machine.put("c", "value") else { panic!("a put's reply") };
+    assert_eq!(reply.revision, last.next());
+}

@@ -34,7 +34,7 @@ pub struct DiskFaults {
     /// Wrong answers and misplaced writes that may still happen.
     pub damage_budget: u32,
     /// Paths that start so are spared wrong answers and misplaced writes.
-    pub damage_spares: Option<&'static str>,
+    pub damage_spares: &'static [&'static str],
     /// Bytes that the device holds; writes and preallocation beyond fail.
     pub capacity_bytes: u64,
 }
@@ -51,7 +51,7 @@ impl Default for DiskFaults {
             stale_read: Ppm(0),
             read_flip: Ppm(0),
             damage_budget: 0,
-            damage_spares: None,
+            damage_spares: &[],
             capacity_bytes: u64::MAX,
         }
     }

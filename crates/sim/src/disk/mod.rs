@@ -39,6 +39,15 @@ pub enum Rot {
     WrittenByte,
 }
 
+/// A bit at rest.
+#[derive(Clone, Debug)]
+pub struct Spot {
+    pub path: String,
+    inode: InodeId,
+    pub offset: u64,
+    bit: u8,
+}
+
 struct State {
     rng: Rng,
     latency: Latency,
@@ -235,29 +244,46 @@ impl SimDisk {
 
     /// Flips a bit at rest in a file whose path `wanted` accepts; says which file and offset, if one was found.
     pub fn rot(&self, what: Rot, wanted: &dyn Fn(&str) -> bool) -> Option<(String, u64)> {
+        let spot = self.spot(what, wanted)?;
+        self.flip(&spot).then_some((spot.path, spot.offset))
+    }
+
+    /// Chooses a bit at rest in a file whose path `wanted` accepts.
+    pub fn spot(&self, what: Rot, wanted: &dyn Fn(&str) -> bool) -> Option<Spot> {
         let mut state = self.lock();
-        let State { names, inodes, rng, counts, .. } = &mut *state;
+        let State { names, inodes, rng, .. } = &mut *state;
         let found: Vec<(&String, InodeId)> =
             names.view.names.iter().filter(|(p, _)| wanted(p)).map(|(p, i)| (p, *i)).collect();
         if found.is_empty() {
             return None;
         }
         let (path, inode) = *rng.pick(&found);
-        let inode = inodes.get_mut(&inode)?;
-        if inode.view.len() == 0 {
+        let view = &inodes.get(&inode)?.view;
+        if view.len() == 0 {
             return None;
         }
-        let (mut offset, bit) = (rng.below(inode.view.len()), rng.below(8) as u8);
+        let (mut offset, bit) = (rng.below(view.len()), rng.below(8) as u8);
         if what == Rot::WrittenByte {
             // Most of a file is reserved ahead, and zero.
-            offset = inode.view.written(&mut |count| rng.below(count))?;
+            offset = view.written(&mut |count| rng.below(count))?;
         }
-        if !inode.view.flip(offset, bit) {
-            return None;
+        Some(Spot { path: path.clone(), inode, offset, bit })
+    }
+
+    /// Flips the bit; false where its file is gone or has another name by now, or nothing was ever written there.
+    pub fn flip(&self, spot: &Spot) -> bool {
+        let mut state = self.lock();
+        let State { names, inodes, counts, .. } = &mut *state;
+        if names.view.names.get(&spot.path) != Some(&spot.inode) {
+            return false;
         }
-        inode.durable.flip(offset, bit);
+        let Some(inode) = inodes.get_mut(&spot.inode) else { return false };
+        if !inode.view.flip(spot.offset, spot.bit) {
+            return false;
+        }
+        inode.durable.flip(spot.offset, spot.bit);
         counts.bits_flipped += 1;
-        Some((path.clone(), offset))
+        true
     }
 }
 
@@ -291,7 +317,7 @@ impl State {
     }
 
     fn damage(&mut self, path: &str, chance: Ppm) -> bool {
-        let spared = self.faults.damage_spares.is_some_and(|prefix| path.starts_with(prefix));
+        let spared = self.faults.damage_spares.iter().any(|prefix| path.starts_with(prefix));
         let hit = !spared && self.faults.damage_budget > 0 && self.rng.chance(chance);
         self.faults.damage_budget -= u32::from(hit);
         hit

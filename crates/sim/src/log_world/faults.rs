@@ -31,7 +31,7 @@ impl LogWorld {
                 shape.apply(&mut self.network, self.plan.members);
                 self.events.after(nanos, Event::HealNetwork);
             }
-            Fault::Pause { member, nanos } => {
+            Fault::Pause { member, nanos, .. } => {
                 self.machines[member].paused_until = now + nanos;
                 *self.counts.entry("member: paused").or_default() += 1;
             }
@@ -77,7 +77,7 @@ impl LogWorld {
                 self.events.after(nanos, Event::HealNetwork);
                 *self.counts.entry("network: leader cut off").or_default() += 1;
             }
-            Fault::Clock { .. } => {}
+            Fault::Clock { .. } | Fault::CutSnapshot { .. } => {}
         }
     }
 
@@ -90,7 +90,7 @@ impl LogWorld {
         let machine = &mut self.machines[member];
         machine.damaged = true;
         match how {
-            Damage::Rot | Damage::RotInRecords => {
+            Damage::Rot | Damage::RotInRecords | Damage::RotInIndex | Damage::RotInLog => {
                 machine.disk.rot(Rot::AnyByte, &|_| true);
             }
             Damage::Misdirect | Damage::StaleRead => {

@@ -215,6 +215,9 @@ impl World {
             return Ok(());
         }
         let Some(pending) = this.pending.take() else { return Ok(()) };
+        if matches!(delivery, Delivery::Refused(RequestError::Overloaded)) {
+            self.count("client: refused, a queue is full");
+        }
         if matches!(delivery, Delivery::TimedOut) {
             self.asked.retain(|_, asked| *asked != (client, operation));
         }
@@ -462,7 +465,12 @@ impl World {
         };
         let full = self.filled.as_ref().is_some_and(|filled| !filled.puts_again());
         let changing = self.operator.as_ref().is_some_and(|_| !self.is_staffed());
-        let locked = self.lockers.as_ref().is_none_or(super::locks::Lockers::are_served);
+        // A lock takes transactions: with a member that is down for good, nobody knows whether all are upgraded. And where a
+        // queue has one or two places, others may always be there before.
+        let unknown_version = self.plan.rolls() && self.machines.iter().any(|machine| machine.given_up);
+        let locked = unknown_version
+            || self.settings.has_tiny_queues()
+            || self.lockers.as_ref().is_none_or(super::locks::Lockers::are_served);
         if !self.storm
             && locked
             && !changing

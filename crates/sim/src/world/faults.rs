@@ -12,14 +12,10 @@ use super::clients::Delivery;
 use super::founding::Begins;
 use super::member::{Input, Running, Stage};
 use super::{Event, MILLI, SECOND, World};
-use crate::disk::{CrashKind, DiskFaults, Rot};
-use crate::nemesis::{Damage, Fault, Shape};
+use crate::disk::{CrashKind, DiskFaults};
+use crate::nemesis::{Cut, Fault, Shape};
 use crate::network::NetworkFaults;
 use crate::oracle::{Checked, ensure};
-use crate::rng::Ppm;
-
-/// A member with a damaged disk that stops this often stays down.
-const FAILURES_MAX: u32 = 5;
 
 impl World {
     fn open_config(&mut self, member: usize) -> OpenConfig {
@@ -54,11 +50,11 @@ impl World {
                 start: self.rng.draw().max(1),
                 tick_nanos: settings.tick_nanos,
                 election_timeout_nanos,
-                proposals_max: 1024,
+                proposals_max: settings.proposals_max,
                 proposal_bytes_max: 8 << 20,
-                reads_max: 1024,
+                reads_max: settings.reads_max,
                 request_timeout_nanos: 3 * SECOND + 2 * election_timeout_nanos,
-                apply_lag_entries_max: 5000,
+                apply_lag_entries_max: settings.apply_lag_entries_max,
                 apply_lag_bytes_max: 8 << 20,
                 log_retained_bytes: settings.log_retained_bytes,
                 learners_max: self.operator.as_ref().map_or(1, |_| 2),
@@ -109,8 +105,11 @@ impl World {
         let book = match come_and_go.then(|| PeerBook::open(disk)).transpose() {
             Ok(book) => book,
             Err(error) => {
-                ensure!(machine.errors, "the peer book of member {member} can't be read: {error}");
-                self.restart_after(member, 500 * MILLI);
+                let excused = machine.errors || machine.damaged;
+                ensure!(excused, "the peer book of member {member} can't be read: {error}");
+                if !self.gives_up(member) {
+                    self.restart_after(member, 500 * MILLI);
+                }
                 return Ok(());
             }
         };
@@ -179,11 +178,7 @@ impl World {
                 | OpenError::StoreWrite(quorate_store::StoreError::NoSpace { .. })
         );
         ensure!(machine.damaged || machine.errors || full, "member {member} does not start: {error}");
-        machine.failures += u32::from(machine.damaged);
-        if machine.damaged && machine.failures >= FAILURES_MAX {
-            machine.given_up = true;
-            self.count("member: damage found and named");
-        } else {
+        if !self.gives_up(member) {
             self.restart_after(member, 500 * MILLI);
         }
         Ok(())
@@ -209,6 +204,7 @@ impl World {
         machine.paused_until = 0;
         machine.crash_on_write = None;
         machine.crash_on_vote = None;
+        machine.log_rot = None;
         machine.disk.crash(now, kind);
         if kind == CrashKind::Power {
             machine.clock.reboot(now, self.rng.between(SECOND, 100 * SECOND));
@@ -257,9 +253,13 @@ impl World {
                 shape.apply(&mut self.network, self.plan.members);
                 self.events.after(nanos, Event::HealNetwork);
             }
-            Fault::Pause { member, nanos } => {
+            Fault::Pause { member, nanos, asleep } => {
                 self.machines[member].paused_until = now + nanos;
                 self.count("member: paused");
+                if asleep {
+                    self.machines[member].clock.stand_still(now, nanos);
+                    self.count("clock: stood still in a sleep");
+                }
             }
             Fault::SlowDisk { member, factor, stuck, nanos } => {
                 let disk = &self.machines[member].disk;
@@ -280,7 +280,11 @@ impl World {
                 self.events.after(nanos, Event::HealDisk { member });
             }
             Fault::Damage { how } => self.damage(how),
-            Fault::Clock { member, drift_ppm, wall_nanos } => {
+            Fault::Clock { member, drift_ppm, wall_nanos, still_nanos } => {
+                if still_nanos > 0 {
+                    self.machines[member].clock.stand_still(now, still_nanos);
+                    self.count("clock: stood still");
+                }
                 let clock = &mut self.machines[member].clock;
                 clock.set_drift(now, drift_ppm);
                 clock.set_wall_offset(wall_nanos);
@@ -298,6 +302,7 @@ impl World {
                 self.events.after(nanos, Event::HealNetwork);
                 self.count("network: leader cut off");
             }
+            Fault::CutSnapshot { who, kind, down_nanos } => self.cut_snapshot = Some((who, kind, down_nanos)),
             Fault::Transfer { to } => {
                 for member in 0..self.plan.members {
                     let epoch = self.machines[member].epoch;
@@ -310,47 +315,32 @@ impl World {
         }
     }
 
-    /// Damages the one disk of this run that may be damaged, in the store's files: that must be found, whenever it is
-    /// read, and never served. (What the log promises under damage is the small world's business.)
-    fn damage(&mut self, how: Damage) {
-        if self.plan.members < 3 {
-            return;
-        }
-        // Whoever leads sends the snapshots: its damage could spread.
-        let leader = if self.rng.one_in(2) { self.leader() } else { None };
-        let any = self.rng.below(self.plan.members as u64) as usize;
-        let member = self.damaged.or(leader).unwrap_or(any);
-        self.damaged = Some(member);
-        let machine = &mut self.machines[member];
-        machine.damaged = true;
-        let chance = Ppm(10_000);
-        let mut faults =
-            DiskFaults { damage_budget: 1, damage_spares: Some("wal/"), ..machine.disk.faults() };
-        match how {
-            Damage::Rot => {
-                machine.disk.rot(Rot::AnyByte, &|path| path.starts_with("store-"));
-                return;
-            }
-            Damage::RotInRecords => {
-                let disk = machine.disk.clone();
-                for _ in 0..self.rng.between(1, 40) {
-                    disk.rot(Rot::WrittenByte, &|path| path.contains("/segment-"));
-                }
-                return;
-            }
-            Damage::Misdirect => (faults.misdirected_write, faults.misdirected_read) = (chance, chance),
-            Damage::StaleRead => faults.stale_read = chance,
-        }
-        machine.disk.set_faults(faults);
-    }
-
     /// The member that leads the newest term, as far as members say.
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let leads = |(member, machine): (usize, &super::Machine)| {
             let status = &machine.running.as_ref()?.status;
             status.is_leader.then_some((status.term, member))
         };
         self.machines.iter().enumerate().filter_map(leads).max().map(|(_, member)| member)
+    }
+
+    /// A piece of a snapshot is on its way: it may be the last one.
+    pub(super) fn cut_snapshot(&mut self, from: usize, to: usize, lane: u8) {
+        let Some((who, kind, down_nanos)) = self.cut_snapshot else { return };
+        if !self.storm || !self.rng.one_in(3) {
+            return;
+        }
+        self.cut_snapshot = None;
+        self.count("snapshot: cut off half way");
+        self.trace(|| format!("the snapshot from m{from} to m{to} is cut off: {who:?}"));
+        let member = match who {
+            Cut::Sender => from,
+            Cut::Receiver => to,
+            Cut::Link => return self.network.break_one(from, to, lane),
+        };
+        let epoch = self.machines[member].epoch;
+        let wait = self.rng.below(2 * MILLI);
+        self.events.after(wait, Event::Crash { member, epoch, kind, down_nanos });
     }
 
     pub(super) fn end_storm(&mut self) {
@@ -367,6 +357,7 @@ impl World {
             machine.paused_until = machine.paused_until.min(now);
             machine.crash_on_write = None;
             machine.crash_on_vote = None;
+            machine.log_rot = None;
             machine.vote_race = None;
         }
         self.finish_upgrade();
@@ -378,12 +369,10 @@ impl World {
     pub(super) fn member_failed(&mut self, member: usize, reason: &str) -> Checked {
         let machine = &mut self.machines[member];
         ensure!(machine.damaged || machine.errors, "member {member} stopped serving: {reason}");
-        machine.failures += u32::from(machine.damaged);
-        let give_up = machine.damaged && machine.failures >= FAILURES_MAX;
         self.trace(|| format!("m{member} stopped serving: {reason}"));
         self.count("member: stopped after a failed or damaged call");
         self.crash(member, CrashKind::Process, 300 * MILLI);
-        self.machines[member].given_up = give_up;
+        self.gives_up(member);
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use quorate_member::{Identity, Member, MemberList, PeerBook, Status};
 use quorate_models::Feeds;
 use quorate_store::Location;
 
+use super::damage::LogRot;
 use super::shown::Shown;
 use crate::clock::Clock;
 use crate::disk::{CrashKind, SimDisk};
@@ -152,6 +153,8 @@ pub struct Machine {
     pub vote_race: Option<(CrashKind, u64)>,
     /// The simulator damaged bytes of this disk: the member may refuse to go on, saying why.
     pub damaged: bool,
+    /// A bit of its log that is to rot.
+    pub log_rot: Option<LogRot>,
     /// The simulator let calls fail: the member may stop, and start again.
     pub errors: bool,
     pub failures: u32,

@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod clients;
+mod damage;
 mod doors;
 mod faults;
 mod founding;
@@ -16,6 +17,7 @@ mod member;
 mod newcomers;
 mod operator;
 mod scrub;
+mod settings;
 mod shown;
 mod stages;
 mod statistics;
@@ -33,13 +35,14 @@ use quorate_member::joining::{Offer, Reply};
 use crate::clock::Clock;
 use crate::disk::{CrashKind, Latency, SimDisk};
 use crate::events::{EventHash, Events};
-use crate::nemesis::Plan;
+use crate::nemesis::{Cut, Plan};
 use crate::network::SimNetwork;
 use crate::oracle::{Checked, Oracle, Violation, ensure};
 use crate::report::{Options, Outcome};
 use crate::rng::Rng;
 use clients::{Client, Delivery};
 use member::{Input, Machine, Stage};
+use settings::Settings;
 
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLI;
@@ -172,43 +175,6 @@ struct Sent {
     strict: bool,
 }
 
-/// What differs between seeds besides faults.
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    checkpoint_entries: u64,
-    front_bytes_max: u64,
-    segment_bytes_max: u32,
-    log_retained_bytes: usize,
-    wal_segment_bytes: u64,
-    feed_bytes_max: usize,
-    body_cache_bytes: u64,
-    think_nanos: u64,
-    tick_nanos: u64,
-    election_ticks: usize,
-}
-
-impl Settings {
-    /// As much as the shell keeps.
-    fn reserve_bytes(&self) -> u64 {
-        self.wal_segment_bytes + 2 * self.front_bytes_max + u64::from(self.segment_bytes_max) / 2
-    }
-
-    fn draw(rng: &mut Rng) -> Self {
-        Self {
-            checkpoint_entries: *rng.pick(&[15, 60, 400, 100_000]),
-            front_bytes_max: *rng.pick(&[512 << 10, 4 << 20, 16 << 20]),
-            segment_bytes_max: *rng.pick(&[128 << 10, 1 << 20, 64 << 20]),
-            log_retained_bytes: *rng.pick(&[0, 2 << 10, 64 << 10, 16 << 20]),
-            wal_segment_bytes: *rng.pick(&[1 << 20, 5 << 20, 8 << 20]),
-            feed_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]),
-            body_cache_bytes: *rng.pick(&[0, 16 << 10, 8 << 20]),
-            think_nanos: *rng.pick(&[5 * MILLI, 20 * MILLI, 60 * MILLI]),
-            tick_nanos: *rng.pick(&[20 * MILLI, 100 * MILLI]),
-            election_ticks: 10,
-        }
-    }
-}
-
 /// See the module.
 pub struct World {
     options: Options,
@@ -243,6 +209,8 @@ pub struct World {
     /// The last phase: nobody asks for anything any more, all members come to the same end.
     draining: bool,
     damaged: Option<usize>,
+    /// How a snapshot is to be cut off.
+    cut_snapshot: Option<(Cut, CrashKind, u64)>,
     /// How often all members' records were read once the faults had ended, and when that may be done again.
     scrubs: u32,
     scrub_due_at: u64,
@@ -322,6 +290,7 @@ impl World {
                     crash_on_vote: None,
                     vote_race: None,
                     damaged: false,
+                    log_rot: None,
                     errors: false,
                     failures: 0,
                     served: 0,
@@ -371,6 +340,7 @@ impl World {
             storm: true,
             draining: false,
             damaged: None,
+            cut_snapshot: None,
             scrubs: 0,
             scrub_due_at: 0,
             counts: BTreeMap::new(),

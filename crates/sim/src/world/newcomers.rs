@@ -91,6 +91,11 @@ impl Newcomers {
 }
 
 impl Newcomers {
+    /// Whether no vote is on its way to another, and nobody on his way in.
+    pub fn no_vote_moves(&self, now: u64) -> bool {
+        now >= self.no_wipe_until && self.hosting.is_idle()
+    }
+
     pub fn describe(&self) -> String {
         format!("\n  joins: {:?}, active size {}, {}", self.way, self.active_size, self.hosting.describe())
     }
@@ -149,6 +154,7 @@ impl World {
         let wait = newcomers.rng.exponential(newcomers.every_nanos).max(MILLI);
         self.events.after(wait, Event::Operator);
         self.look_after_removed();
+        self.empty_the_ill();
         if self.storm { self.draw_step() } else { self.bring_home() }
     }
 
@@ -205,9 +211,10 @@ impl World {
     /// A machine begins. Now and then it comes under the name of another, which may be there or not.
     fn bring_in(&mut self, machine: usize) {
         let members = self.plan.members as u64;
+        let own = self.takes_no_names();
         let Some(newcomers) = &mut self.newcomers else { return };
         let other = newcomers.rng.below(members) as usize;
-        let takes = newcomers.way == Way::Asks && newcomers.rng.one_in(4) && other != machine;
+        let takes = !own && newcomers.rng.one_in(4) && other != machine;
         self.set_up(machine);
         self.machines[machine].called = takes.then(|| own_name(other));
         self.count(if takes { "joins: under the name of another" } else { "joins: set up" });
@@ -297,13 +304,6 @@ impl World {
         self.remove(id)
     }
 
-    /// The members whose disks are gone, or that have not started yet.
-    fn dead_members(&self) -> usize {
-        let members = &self.oracle.members;
-        let all = [members.voters(), members.learners()].concat();
-        all.iter().filter(|id| self.numbers.get(id).is_none_or(|at| self.id_of(*at) != **id)).count()
-    }
-
     /// A start script empties the machine's disk, and starts it again as a newcomer under its old name.
     fn empty(&mut self, machine: usize) -> Checked {
         let now = self.events.now();
@@ -334,6 +334,7 @@ impl World {
         let down_nanos = self.newcomers_rng().between(1, 1_500) * MILLI;
         self.crash(machine, CrashKind::Process, down_nanos);
         self.machines[machine].disk.wipe();
+        self.is_cured(machine);
         self.set_up(machine);
         Ok(())
     }
@@ -359,6 +360,8 @@ impl World {
             here.running = None;
             here.epoch += 1;
             here.disk.wipe();
+            self.is_cured(machine);
+            let here = &mut self.machines[machine];
             if back && self.storm {
                 self.set_up(machine);
                 self.restart_after(machine, MILLI);
@@ -414,6 +417,7 @@ impl World {
             .filter(|m| self.machines[*m].serving(now).is_some_and(|running| running.status.is_leader))
             .collect();
         let dead = self.dead_members() > 0;
+        let ill = self.ill().map(|member| self.id_of(member));
         for machine in leaders {
             let me = self.id_of(machine);
             let Some(running) = &self.machines[machine].running else { continue };
@@ -428,7 +432,7 @@ impl World {
                 matches!(request, MembershipRequest::Demote { silent_nanos: 0, .. })
             };
             // The simulator takes no vote from the living while the dead count.
-            changes.retain(|request| !(takes(request) && dead));
+            changes.retain(|request| !(takes(request) && dead) && super::damage::is_safe_for(ill, request));
             if changes.is_empty() {
                 continue;
             }

@@ -26,6 +26,8 @@ use crate::rng::Rng;
 pub(super) const CLIENT: usize = usize::MAX;
 /// The operator waits for this long for an answer.
 const PATIENCE_NANOS: u64 = 12 * SECOND;
+/// A change without an outcome is made within this time, or never.
+const UNSURE_NANOS: u64 = 15 * SECOND;
 const VOTERS_MAX: usize = 5;
 const LEARNERS_MAX: usize = 2;
 
@@ -44,6 +46,8 @@ pub struct Operator {
     next_id: u64,
     operation: u64,
     pending: Option<Pending>,
+    /// Until then a change whose outcome nobody heard of may still be made.
+    unsure_until: u64,
     /// The incarnation in which each member was let in first, by anybody.
     pub first: BTreeMap<MemberId, Incarnation>,
     /// Machines to turn off, and when.
@@ -51,6 +55,11 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// Whether no change is under way, or may be.
+    pub fn is_sure(&self, now: u64) -> bool {
+        self.pending.is_none() && now >= self.unsure_until
+    }
+
     /// Whether a change is under way.
     pub fn is_busy(&self) -> bool {
         self.pending.is_some()
@@ -64,6 +73,7 @@ impl Operator {
             next_id: 100,
             operation: 0,
             pending: None,
+            unsure_until: 0,
             first: BTreeMap::new(),
             off_at: BTreeMap::new(),
             rng,
@@ -90,6 +100,12 @@ impl World {
             let soon = self.operator.as_mut().is_some_and(|operator| operator.rng.one_in(3));
             return if soon || !self.storm { self.change(MembershipRequest::Remove { id }) } else { Ok(()) };
         }
+        // So must one that does not start any more with its disk.
+        if let Some(dead) = self.ill().filter(|member| self.machines[*member].given_up) {
+            let id = self.id_of(dead);
+            let soon = self.operator.as_mut().is_some_and(|operator| operator.rng.one_in(3));
+            return if soon || !self.storm { self.remove(id) } else { Ok(()) };
+        }
         if !self.storm {
             return Ok(());
         }
@@ -100,6 +116,8 @@ impl World {
         let (voters, learners) = (self.oracle.members.voters(), self.oracle.members.learners());
         let vacant: Vec<usize> = (0..self.plan.members).filter(|m| self.is_vacant(*m)).collect();
         let removed = self.oracle.members.all_removed();
+        // With one disk damaged, two voters must be left without it.
+        let ill = self.ill().map(|member| self.id_of(member));
         let Some(operator) = &mut self.operator else { return Ok(()) };
         let rng = &mut operator.rng;
         match rng.below(12) {
@@ -117,7 +135,8 @@ impl World {
             }
             7..=8 if voters.len() > 1 => {
                 let id = *rng.pick(&voters);
-                self.remove(id)
+                let spared = ill.is_some_and(|ill| ill != id && voters.len() <= 3);
+                if spared { Ok(()) } else { self.remove(id) }
             }
             9 if !learners.is_empty() => {
                 let id = *rng.pick(&learners);
@@ -128,7 +147,7 @@ impl World {
                 let (id, machine) = (*rng.pick(&removed), *rng.pick(&vacant));
                 self.add(machine, Some(id), false)
             }
-            11 if operator.wipes => {
+            11 if operator.wipes && ill.is_none() => {
                 let all = [voters, learners].concat();
                 let id = *rng.pick(&all);
                 self.wipe(id);
@@ -157,17 +176,8 @@ impl World {
 
     pub(super) fn remove(&mut self, id: MemberId) -> Checked {
         // A member that is away has to find one again that it knows, or it must be replaced itself.
-        let stay: Vec<MemberId> = [self.oracle.members.voters(), self.oracle.members.learners()].concat();
-        let stay: Vec<MemberId> = stay.into_iter().filter(|other| *other != id).collect();
-        for member in 0..self.plan.members {
-            let me = self.id_of(member);
-            let kept = &self.machines[member].kept;
-            let knows = |id: &MemberId| *id != me && kept.get(*id).is_some();
-            let is_new = kept.iter().next().is_none();
-            let alone = stay == [me];
-            if stay.contains(&me) && !is_new && !alone && !stay.iter().any(knows) {
-                return Ok(());
-            }
+        if !self.all_know_another_than(id) {
+            return Ok(());
         }
         self.change(MembershipRequest::Remove { id })
     }
@@ -203,6 +213,10 @@ impl World {
         else {
             return Ok(());
         };
+        let refused = matches!(delivery, Delivery::Refused(RequestError::Refused { .. }));
+        if !refused && !matches!(delivery, Delivery::Answer(_)) {
+            operator.unsure_until = self.events.now() + UNSURE_NANOS;
+        }
         self.asked.retain(|_, asked| *asked != (CLIENT, operation));
         match delivery {
             Delivery::Answer(_) => {
@@ -293,6 +307,7 @@ impl World {
         machine.wiped = false;
         machine.identity = NOBODY;
         machine.disk.wipe();
+        self.is_cured(member);
     }
 
     /// A machine loses its disk, if the cluster is in a state in which that must do no harm: a majority is left, and

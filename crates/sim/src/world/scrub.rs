@@ -46,7 +46,8 @@ impl World {
         }
         self.scrub_due_at = now + SCRUB_NANOS;
         self.scrubs += 1;
-        let damaged = (0..self.machines.len()).filter(|&member| self.machines[member].damaged);
+        let counts = |member: &usize| self.operator.is_none() || self.is_member(*member);
+        let damaged = (0..self.machines.len()).filter(counts).filter(|&member| self.machines[member].damaged);
         for member in damaged.collect::<Vec<_>>() {
             let left = self.scrub(member);
             ensure!(

@@ -21,6 +21,8 @@ use crate::oracle::{Checked, ensure};
 const BACKGROUND_NANOS: u64 = 200 * MILLI;
 /// What a hand-over between two threads takes at most.
 const HAND_OVER_NANOS_MAX: u64 = 20_000;
+/// What is committed is applied, even where the fronts are full: what may have been under way by then.
+const FRONT_BYTES_BEYOND: u64 = 16 << 20;
 /// Processor time of a step.
 const STEP_NANOS: u64 = 3_000;
 
@@ -232,7 +234,7 @@ impl World {
         let machine = &mut self.machines[member];
         let running = machine.running.as_mut().expect("a stage of a running member");
         let writer = &mut running.stages.log_writer;
-        let mut voted = false;
+        let (mut voted, mut appended) = (false, false);
         let report = if writer.is_stuck() {
             writer.retry()
         } else {
@@ -242,14 +244,17 @@ impl World {
                     let term = batch.hard_state.map_or(0, |state| state.term.0);
                     voted = term > machine.written_term;
                     machine.written_term = machine.written_term.max(term);
+                    appended = !batch.entries.is_empty() || batch.hard_state.is_some();
                     Some(writer.step(batch))
                 }
                 _ => writer.idle(),
             }
         };
         let news = writer.space_news();
+        let appended = appended && matches!(report, Some(LogInput::Written { .. }));
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Writer);
+        self.log_rots(member, appended);
         if voted {
             let race = self.machines[member].vote_race.filter(|(_, until)| now < *until);
             let race = race.map(|(kind, _)| (kind, MILLI + self.rng.below(10 * MILLI)));
@@ -307,7 +312,12 @@ impl World {
             oracle.members.compare(member, applied, stage.members(), stage.membership())?;
             oracle.hash(member, applied, hash)?;
         }
-        let epoch = machine.epoch;
+        let front_bytes = self.machines[member].running.as_ref().map_or(0, |r| r.stages.store.front_bytes());
+        ensure!(
+            front_bytes <= 2 * self.settings.front_bytes_max + FRONT_BYTES_BEYOND,
+            "{front_bytes} bytes wait in memory to be written by a checkpoint of member {member}"
+        );
+        let epoch = self.machines[member].epoch;
         let at = self.busy(member, Stage::Apply);
         for output in outputs {
             if matches!(output, ApplyOutput::Installed { .. }) {
@@ -516,6 +526,9 @@ impl World {
             self.trace(|| format!("m{from} to m{to}: {frame:?}"));
         }
         let lane = lane as u8;
+        if matches!(frame, Ok(Frame::Chunk { .. })) {
+            self.cut_snapshot(from, to, lane);
+        }
         let fate = self.network.send(now, from, to, lane, strict, bytes.len());
         let sent = Sent {
             from_id: self.id_of(from),
