@@ -11,7 +11,7 @@ use super::answers::RangeAnswer;
 use super::budget::{self, Taken};
 use super::errors::{
     Code, DEADLINE_EXCEEDED, INVALID_CLIENT_API_VERSION, NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, STOPPED,
-    Status, not_supported,
+    Status, TIMED_OUT, not_supported,
 };
 use super::grpc::{self, Messages};
 use super::methods::{Kind, Method, at_path};
@@ -96,7 +96,7 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
             };
             let answer = match time {
                 None => answering.await,
-                Some(time) => tokio::time::timeout(time, answering).await.unwrap_or(Err(DEADLINE_EXCEEDED)),
+                Some(time) => tokio::time::timeout(time, answering).await.unwrap_or(Err(late(method))),
             };
             respond(&thread, answer, started)
         }
@@ -115,6 +115,27 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
                 }
             }
         }
+    }
+}
+
+/// What is answered when the client's own deadline is over. It may come before the client's clock says so, and etcd's client
+/// takes `DEADLINE_EXCEEDED` then as a reason to ask another member, whatever it asked for: a write would be done twice. So
+/// writes get what etcd gives them, after which nobody asks again.
+fn late(method: Method) -> Status {
+    match method {
+        Method::Put
+        | Method::Txn
+        | Method::DeleteRange
+        | Method::Compact
+        | Method::LeaseGrant
+        | Method::LeaseRevoke
+        | Method::MemberAdd
+        | Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
+        | Method::Alarm
+        | Method::MoveLeader => TIMED_OUT,
+        _ => DEADLINE_EXCEEDED,
     }
 }
 

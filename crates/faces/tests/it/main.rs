@@ -1,6 +1,7 @@
 //! The faces, from outside: a member in memory behind a real port, and real clients.
 
 mod balsa;
+mod deadlines;
 mod etcd2;
 mod etcd2_auth;
 mod etcd2_stats;
