@@ -46,6 +46,21 @@ pub struct Home {
     pub launcher: Vec<String>,
 }
 
+impl Home {
+    /// On free ports of this machine, with its data in `data_dir`.
+    #[must_use]
+    pub fn on_free_ports(data_dir: PathBuf) -> Self {
+        let peer = format!("127.0.0.1:{}", free_port());
+        Self {
+            client: format!("127.0.0.1:{}", free_port()),
+            peer_listen: peer.clone(),
+            peer,
+            data_dir,
+            launcher: Vec::new(),
+        }
+    }
+}
+
 impl Member {
     /// Starts the member without waiting.
     pub fn start(&mut self) -> anyhow::Result<&mut Process> {
@@ -166,18 +181,8 @@ pub struct Cluster {
 impl Cluster {
     /// Lays out `size` members with data under `folder`, on free ports. Nothing is started.
     pub fn plan(binary: &Path, folder: &Path, size: usize, flags: &[&str]) -> anyhow::Result<Self> {
-        let homes: Vec<Home> = (1..=size)
-            .map(|number| {
-                let peer = format!("127.0.0.1:{}", free_port());
-                Home {
-                    client: format!("127.0.0.1:{}", free_port()),
-                    peer_listen: peer.clone(),
-                    peer,
-                    data_dir: folder.join(format!("m{number}")),
-                    launcher: Vec::new(),
-                }
-            })
-            .collect();
+        let homes: Vec<Home> =
+            (1..=size).map(|number| Home::on_free_ports(folder.join(format!("m{number}")))).collect();
         Self::plan_at(binary, folder, &homes, flags)
     }
 

@@ -80,14 +80,8 @@ fn a_low_limit_on_open_files_bounds_clients_and_neither_other_members_nor_disks(
     let limited = ["sh", "-c", &format!("ulimit -n {OPEN_FILES_MAX}; exec \"$0\" \"$@\"")].map(str::to_owned);
     let homes: Vec<Home> = (0..3)
         .map(|number| {
-            let peer = format!("127.0.0.1:{}", free_port());
-            Home {
-                client: format!("127.0.0.1:{}", free_port()),
-                peer_listen: peer.clone(),
-                peer,
-                data_dir: folder.join(format!("data{number}")),
-                launcher: limited.to_vec(),
-            }
+            let home = Home::on_free_ports(folder.join(format!("data{number}")));
+            Home { launcher: limited.to_vec(), ..home }
         })
         .collect();
     let mut cluster = Cluster::plan_at(binary(), &folder, &homes, &[]).expect("a plan");

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_disk::{Disk, MemoryDisk, Mode};
 use quorate_ids::{ClusterId, Incarnation, MemberId};
 use quorate_models::ModelId;
-use quorate_models::keys::{self, Command, Put};
 use quorate_store::Store;
 use quorate_wal::Wal;
 
-use super::tests::{TICK_NANOS, at, config, founding, identity, opened};
+use super::tests::{self, TICK_NANOS, at, config, founding, identity, opened};
 use super::{ApplyOutput, LogInput, LogOutput, Stages, move_to, pending_move, reply_to_offer};
 use crate::handle::{Identity, RequestError};
 use crate::joining::{AbsorbRefusal, JoinRefusal, Offer, Question, Reply};
@@ -32,15 +30,7 @@ fn offer() -> Offer {
 }
 
 fn put() -> LogInput {
-    let command = keys::encode(&Command::Put(Put {
-        key: Bytes::from_static(b"k"),
-        value: Bytes::from_static(b"v"),
-        lease: 0,
-        prev_kv: false,
-        ignore_value: false,
-        ignore_lease: false,
-    }));
-    LogInput::Propose { seq: 1, model: ModelId::KEYS, command }
+    LogInput::Propose { seq: 1, model: ModelId::KEYS, command: tests::put() }
 }
 
 /// A member whose stages run one after the other.

@@ -6,21 +6,10 @@ use quorate_ids::LogIndex;
 use quorate_models::{ModelId, keys};
 
 use super::leaving_tests::{IDS, Two};
-use super::tests::{TICK_NANOS, at};
+use super::tests::{TICK_NANOS, at, put};
 use super::{LogInput, LogOutput};
 use crate::frame::{SnapshotPoint, Space};
 use crate::handle::RequestError;
-
-fn put() -> Bytes {
-    keys::encode(&keys::Command::Put(keys::Put {
-        key: Bytes::from_static(b"k"),
-        value: Bytes::from_static(b"v"),
-        lease: 0,
-        prev_kv: false,
-        ignore_value: false,
-        ignore_lease: false,
-    }))
-}
 
 fn delete() -> Bytes {
     let (key, end) = (Bytes::from_static(b"k"), keys::RangeEnd::Single);

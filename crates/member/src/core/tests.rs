@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_consensus::{EntryKind, Message};
 use quorate_disk::{Disk, MemoryDisk};
 use quorate_ids::{ClusterId, ClusterTime, Incarnation, LogIndex, MemberId, Monotonic, Term, WallTime};
-use quorate_models::{Feeds, ModelId};
+use quorate_models::{Feeds, ModelId, keys};
 use quorate_store::StoreConfig;
 use quorate_wal::{Record, Wal};
 
@@ -69,6 +70,18 @@ pub(super) fn config() -> OpenConfig {
         },
         reserve_bytes: 0,
     }
+}
+
+/// A small put, encoded.
+pub(super) fn put() -> Bytes {
+    keys::encode(&keys::Command::Put(keys::Put {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        lease: 0,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    }))
 }
 
 pub(super) fn at(nanos: u64) -> Now {
