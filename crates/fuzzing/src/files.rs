@@ -15,7 +15,7 @@ use quorate_wal::{Config, HardState, Identity, Record, Recovered, Wal};
 use crate::{Outcome, folder};
 
 /// Checksums are made right.
-const SEAL: u8 = 1;
+pub const SEAL: u8 = 1;
 /// Each record of the log is made to follow the one before.
 const CHAIN: u8 = 2;
 
@@ -159,7 +159,7 @@ pub fn wal_seeds() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Each folder with each flag before it.
-fn flagged(flags: &[(&str, u8)], folders: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+pub fn flagged(flags: &[(&str, u8)], folders: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     let with = |flag: u8, folder: &[u8]| [&[flag], folder].concat();
     let each = |(name, folder): &(&str, Vec<u8>)| {
         flags.iter().map(|(how, flag)| (format!("{name}-{how}"), with(*flag, folder))).collect::<Vec<_>>()
@@ -167,7 +167,7 @@ fn flagged(flags: &[(&str, u8)], folders: &[(&str, Vec<u8>)]) -> Vec<(String, Ve
     folders.iter().flat_map(each).collect()
 }
 
-fn store_identity() -> quorate_store::Identity {
+pub fn store_identity() -> quorate_store::Identity {
     quorate_store::Identity { cluster: ClusterId(1), member: MemberId(2), incarnation: Incarnation(3) }
 }
 
@@ -208,7 +208,7 @@ pub fn store_open(input: &[u8]) -> Outcome {
 }
 
 /// Makes a manifest's length and checksum right.
-fn seal_manifest(bytes: &mut [u8]) {
+pub fn seal_manifest(bytes: &mut [u8]) {
     let Some((prefix, rest)) = bytes.split_at_mut_checked(20) else { return };
     prefix[12..16].copy_from_slice(&(rest.len() as u32).to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&prefix[..16]), rest);
@@ -216,7 +216,7 @@ fn seal_manifest(bytes: &mut [u8]) {
 }
 
 /// Makes the checksum of each block of a run right.
-fn seal_run(bytes: &mut [u8]) {
+pub fn seal_run(bytes: &mut [u8]) {
     const HEADER_BYTES: usize = 24;
     let mut rest = bytes;
     while rest.len() >= HEADER_BYTES {
@@ -238,7 +238,7 @@ pub fn store_seeds() -> Vec<(String, Vec<u8>)> {
     flagged(&flags, &stores)
 }
 
-fn store_of(checkpoints: u64) -> Vec<u8> {
+pub fn store_of(checkpoints: u64) -> Vec<u8> {
     let disk = MemoryDisk::new();
     let config = StoreConfig::default();
     let store = Store::create(Arc::new(disk.clone()), config, store_identity(), 0).expect("a new store");

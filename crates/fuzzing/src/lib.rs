@@ -13,15 +13,19 @@ mod clients;
 mod entries;
 mod files;
 mod folder;
+mod migration;
 pub mod mutate;
 mod peers;
 mod settings;
+mod snapshots;
 
 pub use clients::{balsa_request, etcd2_request, etcd3_request};
 pub use entries::log_entry;
 pub use files::{store_open, wal_recovery};
+pub use migration::etcd_folder;
 pub use peers::{peer_frame, raft_message};
 pub use settings::settings;
+pub use snapshots::snapshot_restore;
 
 /// What became of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +55,11 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "wal_recovery", run: wal_recovery, seeds: files::wal_seeds, mutations: 2000 },
     Target { name: "store_open", run: store_open, seeds: files::store_seeds, mutations: 2000 },
+    Target { name: "snapshot_restore", run: snapshot_restore, seeds: snapshots::seeds, mutations: 2000 },
+    Target { name: "etcd_folder", run: etcd_folder, seeds: migration::seeds, mutations: 1000 },
     Target { name: "peer_frame", run: peer_frame, seeds: peers::frame_seeds, mutations: 4000 },
     Target { name: "raft_message", run: raft_message, seeds: peers::raft_seeds, mutations: 4000 },
     Target { name: "log_entry", run: log_entry, seeds: entries::seeds, mutations: 4000 },
