@@ -116,6 +116,9 @@ pub const fn framed_bytes(body_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + body_bytes).next_multiple_of(RECORD_ALIGN_BYTES)
 }
 
+/// No log gets as far with its generations, sequences and positions: they go on from what is read, and must not overflow.
+pub const COUNT_MAX: u64 = u64::MAX / 2;
+
 /// What a record's header says beside type and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -131,7 +134,7 @@ pub struct Frame {
 impl Frame {
     /// False where no log can have written it.
     pub fn is_sensible(&self) -> bool {
-        self.synced <= self.position && self.generation < u64::MAX
+        self.synced <= self.position && self.generation <= COUNT_MAX
     }
 }
 

@@ -132,17 +132,15 @@ fn read_headers(folder: &Folder, listing: &Listing, expected: Option<Identity>) 
     Ok(found)
 }
 
-/// Refuses a header whose numbers contradict each other or the file, so that later sums cannot overflow.
+/// Refuses a header whose numbers contradict each other or the file, or from which sums could overflow.
 fn check_header(header: &SegmentHeader, file: &SegmentFile) -> Result<(), WalError> {
     if header.segment_size_bytes != file.len {
         let what = format!("the file has {} bytes, its header says {}", file.len, header.segment_size_bytes);
         return Err(WalError::damaged(&file.path, 0, what));
     }
-    let ends = header.base.checked_add(file.len).and_then(|end| end.checked_add(file.len));
-    let sensible = ends.is_some()
-        && header.generation > 0
-        && header.generation < u64::MAX
-        && header.sequence < u64::MAX
+    let sensible = header.base <= format::COUNT_MAX
+        && (1..=format::COUNT_MAX).contains(&header.generation)
+        && header.sequence <= format::COUNT_MAX
         && (1..=header.sequence).contains(&header.first_sequence)
         && header.previous_end <= header.base
         && header.state.is_consistent();

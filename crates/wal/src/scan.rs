@@ -143,6 +143,7 @@ mod tests {
         assert!(follows(GOOD));
         assert!(follows(Frame { generation: 6, ..GOOD }), "a later start");
         assert!(!follows(Frame { generation: 4, ..GOOD }), "left behind by an earlier start");
+        assert!(!follows(Frame { generation: u64::MAX - 1, ..GOOD }), "the next starts would have none left");
         assert!(!follows(Frame { previous_crc: 124, ..GOOD }), "follows another record");
         assert!(!follows(Frame { position: FIRST.0 + 8192, ..GOOD }), "belongs elsewhere");
         let bytes = segment_with(GOOD);
