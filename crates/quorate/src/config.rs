@@ -37,6 +37,8 @@ pub struct ClientLimits {
     pub streams_max: Option<u32>,
     /// Listen with SO_REUSEPORT.
     pub reuse_port: bool,
+    /// Serve the JSON form of etcd v3's calls, below `/v3/`.
+    pub json_gateway: bool,
 }
 
 impl Default for ClientLimits {
@@ -47,6 +49,7 @@ impl Default for ClientLimits {
             keepalive_timeout: Duration::from_secs(20),
             streams_max: None,
             reuse_port: false,
+            json_gateway: true,
         }
     }
 }

@@ -275,6 +275,7 @@ pub(crate) fn faces(handle: &Handle, plan: &Plan) -> Vec<Arc<dyn Face>> {
         quota_bytes: plan.quota_bytes.unwrap_or(0),
         auto_compaction: plan.auto_compaction,
         metrics_extensive: plan.metrics_extensive,
+        json_gateway: plan.clients.json_gateway,
         ..etcd3::Config::default()
     };
     let mut faces: Vec<Arc<dyn Face>> = Vec::new();

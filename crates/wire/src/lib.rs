@@ -4,6 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+/// What `proto/` says, as an encoded `google.protobuf.FileDescriptorSet`: for who meets messages without their types.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// A version of a key and a change of one, as etcd v3 clients know them.
 #[allow(clippy::all, missing_docs)]
 pub mod mvccpb {

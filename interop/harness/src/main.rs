@@ -1,7 +1,7 @@
 //! Drives three real `quorate server` processes with other projects' clients.
 //!
 //! Usage: `quorate-interop --binary quorate --folder scratch [--etcdctl PATH] [--etcd PATH] [--python PATH] [--go PATH]
-//! [--etcdctl-distro PATH] [--aetcd PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
+//! [--etcdctl-distro PATH] [--aetcd PATH] [--gateway PATH] [--node FOLDER] [--rust PATH] [--only NAME] [--bulk N]
 //! [--contention-minutes N] [--sizes 1,2,3]`. A scenario whose client is not given is listed as skipped. The last line counts.
 //! `quorate-interop chaos` is told in `chaos/mod.rs`.
 
@@ -67,6 +67,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Option
             "--go" => tools.go = Some(value.into()),
             "--etcdctl-distro" => tools.etcdctl_distro = Some(value.into()),
             "--aetcd" => tools.aetcd = Some(value.into()),
+            "--gateway" => tools.gateway = Some(value.into()),
             "--node" => tools.node = Some(value.into()),
             "--rust" => tools.rust = Some(value.into()),
             "--contention-minutes" => {

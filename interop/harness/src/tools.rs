@@ -25,6 +25,8 @@ pub struct Tools {
     pub etcdctl_distro: Option<PathBuf>,
     /// A Python interpreter that has `aetcd`.
     pub aetcd: Option<PathBuf>,
+    /// A Python interpreter that has `etcd3gw` and `patroni`.
+    pub gateway: Option<PathBuf>,
     /// A folder with npm's `etcd3` and `node-etcd` below.
     pub node: Option<PathBuf>,
     /// The built program of `interop/rust`.
@@ -55,6 +57,7 @@ impl Default for Tools {
             go: None,
             etcdctl_distro: None,
             aetcd: None,
+            gateway: None,
             node: None,
             rust: None,
             faketime: None,

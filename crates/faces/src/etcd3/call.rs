@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, Request, Response};
 use bytes::{Bytes, BytesMut};
-use hyper::body::Incoming;
 use quorate_member::Handle;
 
 use super::answers::RangeAnswer;
@@ -13,7 +12,7 @@ use super::errors::{
     Code, DEADLINE_EXCEEDED, INVALID_CLIENT_API_VERSION, NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, STOPPED,
     Status, TIMED_OUT, not_supported,
 };
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::methods::{Kind, Method, at_path};
 use super::metrics::Started;
 use super::{Thread, kv, watch};
@@ -60,7 +59,7 @@ impl Answer {
 }
 
 /// Answers a call.
-pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(thread: Arc<Thread>, request: Request<CallBody>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let Some(method) = at_path(path) else {
@@ -202,7 +201,7 @@ fn needs_leader(headers: &HeaderMap) -> bool {
 async fn unary(
     thread: &Thread,
     method: Method,
-    mut messages: Messages<Incoming>,
+    mut messages: Messages<CallBody>,
     started: &mut Started,
 ) -> Result<Answer, Status> {
     let late = Status::new(Code::DeadlineExceeded, "the request did not come whole in time");

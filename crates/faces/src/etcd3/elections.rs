@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ::http::Response;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use quorate_ids::Revision;
 use quorate_models::keys::{KeyValue, Reply, TxnReply};
 use quorate_wire::v3electionpb as pb;
@@ -16,7 +15,7 @@ use super::errors::{
     Code, ELECTION_NO_LEADER, ELECTION_NOT_LEADER, MISSING_LEADER_KEY, NOT_SUPPORTED_FOR_LEARNER, STOPPED,
     Status,
 };
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::kv::unexpected;
 use super::metrics::Started;
 use super::queues::{Name, delete, if_created, put};
@@ -139,7 +138,7 @@ fn revision_of(leader: &pb::LeaderKey) -> Revision {
 /// Serves one observer.
 pub(super) async fn observe(
     thread: Arc<Thread>,
-    mut messages: Messages<Incoming>,
+    mut messages: Messages<CallBody>,
     mut started: Started,
 ) -> Response<Body> {
     let request = async {

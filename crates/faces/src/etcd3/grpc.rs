@@ -3,14 +3,18 @@
 //! Invariants: memory grows with the bytes that arrived, never with a length that a client claims; what is not a whole
 //! message is refused with a status.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use prost::Message;
+use tokio::sync::mpsc;
 
 use super::errors::{Code, Status};
 use crate::listener::Body;
@@ -90,6 +94,30 @@ pub fn put_prefix(out: &mut BytesMut, len: usize) {
 pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
     M::decode(bytes)
         .map_err(|error| Status::with(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+}
+
+/// Where a call's messages come from.
+pub enum CallBody {
+    Client(Incoming),
+    /// Framed messages that the JSON gateway makes.
+    Gateway(mpsc::Receiver<Bytes>),
+}
+
+impl HttpBody for CallBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Client(body) => Pin::new(body).poll_frame(context),
+            Self::Gateway(messages) => {
+                messages.poll_recv(context).map(|framed| Some(Ok(Frame::data(framed?))))
+            }
+        }
+    }
 }
 
 /// The messages of a request, one after the other.
@@ -190,6 +218,17 @@ where
     }
 }
 
+/// How a call ended, where these headers or trailers say so.
+#[must_use]
+pub fn status_of(headers: &HeaderMap) -> Option<Result<(), Status>> {
+    let code = headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok().and_then(Code::from_number);
+    let text = headers.get(GRPC_MESSAGE).map_or(String::new(), |text| percent_decoded(text.as_bytes()));
+    Some(match code {
+        Some(Code::Ok) => Ok(()),
+        code => Err(Status::with(code.unwrap_or(Code::Unknown), text)),
+    })
+}
+
 /// The trailers of a call that went well.
 #[must_use]
 pub fn trailers_ok() -> HeaderMap {
@@ -227,6 +266,26 @@ fn percent_encoded(text: &str) -> String {
         }
     }
     out
+}
+
+/// What [`percent_encoded`] was given. What it can't have written stays as it is.
+fn percent_decoded(text: &[u8]) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// An answer with this body, whose status is in its trailers.
@@ -340,6 +399,9 @@ mod tests {
         let trailers = trailers(&status);
         assert_eq!(trailers[GRPC_STATUS], "5");
         assert_eq!(trailers[GRPC_MESSAGE], "100 %25 f%C3%BCr%0Aall");
+        assert_eq!(status_of(&trailers), Some(Err(status)));
+        assert_eq!(status_of(&trailers_ok()), Some(Ok(())));
+        assert_eq!(status_of(&HeaderMap::new()), None);
     }
 
     #[test]

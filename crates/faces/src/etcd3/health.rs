@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use ::http::Response;
-use hyper::body::Incoming;
 use quorate_wire::health as pb;
 use quorate_wire::health::health_check_response::ServingStatus;
 
 use super::Thread;
 use super::call::Answer;
 use super::errors::{Code, STOPPED, Status};
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::metrics::Started;
 use crate::listener::{Body, outgoing};
 
@@ -43,7 +42,7 @@ impl Thread {
 /// Tells the status, and each change of it.
 pub(super) async fn watch(
     thread: Arc<Thread>,
-    mut messages: Messages<Incoming>,
+    mut messages: Messages<CallBody>,
     mut started: Started,
 ) -> Response<Body> {
     let message = messages.only().await;

@@ -9,7 +9,7 @@ use quorate_models::keys;
 use serde_json::json;
 
 use super::alarms::{ALARM_CORRUPT, ALARM_NO_SPACE};
-use super::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Thread, methods};
+use super::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Thread, gateway, methods};
 use crate::listener::Body;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -55,15 +55,14 @@ pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response
     if methods::at_path(path).is_some() {
         return super::grpc::response_not_grpc();
     }
+    if thread.shared.config.json_gateway && gateway::takes(path) {
+        return gateway::answer(thread, request).await;
+    }
     let (endpoint, below) =
         path[1..].split_once('/').map_or((path.get(1..).unwrap_or(""), None), |(a, b)| (a, Some(b)));
     let known = match endpoint {
         "health" | "version" | "metrics" => below.is_none(),
         "livez" | "readyz" => true,
-        "v3" | "v3beta" => {
-            let text = r#"{"error":"the JSON gateway is not supported yet","code":12,"message":"the JSON gateway is not supported yet"}"#;
-            return reply(StatusCode::NOT_IMPLEMENTED, JSON, text);
-        }
         _ => false,
     };
     if !known {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use ::http::Response;
-use hyper::body::Incoming;
 use quorate_ids::Revision;
 use quorate_models::ModelId;
 use quorate_models::keys::{
@@ -16,7 +15,7 @@ use quorate_wire::etcdserverpb as pb;
 use super::answers::{self, RangeAnswer};
 use super::call::Answer;
 use super::errors::{Code, NOT_SUPPORTED_FOR_LEARNER, Status};
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::metrics::Started;
 use super::{Thread, requests};
 use crate::listener::{Body, Outgoing, outgoing};
@@ -242,7 +241,7 @@ impl Thread {
 /// A range in messages of growing size, all at one revision.
 pub(super) async fn range_stream(
     thread: Arc<Thread>,
-    mut messages: Messages<Incoming>,
+    mut messages: Messages<CallBody>,
     mut started: Started,
 ) -> Response<Body> {
     let query = async {

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::Response;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use quorate_ids::MemberId;
 use quorate_member::LeaseAnswer;
 use quorate_models::keys::{Command, Reply, lease_keys, leases};
@@ -17,7 +16,7 @@ use super::Thread;
 use super::budget::Taken;
 use super::call::Answer;
 use super::errors::{Code, LEASE_TTL_TOO_LARGE, STOPPED, Status};
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::kv::unexpected;
 use super::metrics::Started;
 use crate::listener::{Body, outgoing};
@@ -162,7 +161,7 @@ impl Thread {
 /// Serves one stream of keep-alives, one after the other.
 pub(super) fn serve_keep_alives(
     thread: Arc<Thread>,
-    mut messages: Messages<Incoming>,
+    mut messages: Messages<CallBody>,
     mut started: Started,
 ) -> Response<Body> {
     let (outgoing, body) = outgoing();

@@ -1,7 +1,8 @@
 //! etcd v3, as its clients know it: gRPC services and the HTTP endpoints beside them, on one port.
 //!
 //! Calls come as bytes and go as bytes: [`methods`] finds a call by its path, [`grpc`] frames messages, [`requests`]
-//! turns them into commands and queries, [`answers`] turns what the model says into messages.
+//! turns them into commands and queries, [`answers`] turns what the model says into messages. [`gateway`] makes such calls
+//! of JSON.
 
 mod alarms;
 mod answers;
@@ -11,6 +12,7 @@ mod call;
 mod cluster;
 mod elections;
 pub mod errors;
+mod gateway;
 pub mod grpc;
 mod health;
 mod http;
@@ -73,6 +75,8 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// Count how long each call takes, too: many time series.
     pub metrics_extensive: bool,
+    /// Serve the JSON form of the calls below `/v3/`.
+    pub json_gateway: bool,
     /// Bytes that answers hold in memory at a time, those of all clients together; a call beyond is refused.
     pub answer_bytes_max: usize,
 }
@@ -91,6 +95,7 @@ impl Default for Config {
             quota_bytes: 0,
             auto_compaction: AutoCompaction::Off,
             metrics_extensive: false,
+            json_gateway: true,
             answer_bytes_max: 256 << 20,
         }
     }
@@ -117,6 +122,7 @@ struct Shared {
     alarms: alarms::Alarms,
     lease_ids: AtomicU64,
     answer_bytes: budget::Budget,
+    gateway: gateway::Gateway,
     /// The quota's alarm is being raised.
     raising: AtomicBool,
     /// The tasks that one face has once are running.
@@ -136,6 +142,7 @@ impl Etcd3 {
             alarms: alarms::Alarms::default(),
             lease_ids,
             answer_bytes,
+            gateway: gateway::Gateway::default(),
             raising: AtomicBool::new(false),
             tasks_started: AtomicBool::new(false),
         };
@@ -187,7 +194,7 @@ impl ThreadFace for OnThread {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let thread = Arc::clone(&self.0);
         if grpc::is_grpc(request.headers()) {
-            Box::pin(call::answer(thread, request))
+            Box::pin(call::answer(thread, request.map(grpc::CallBody::Client)))
         } else {
             Box::pin(http::answer(thread, request))
         }

@@ -80,7 +80,7 @@ async fn http_answers_beside_grpc() {
         ("GET /metrics", "200", "etcd_server_has_leader 1"),
         ("POST /health", "405", "Method Not Allowed"),
         ("GET /", "404", "404 page not found"),
-        ("GET /v3/kv/range", "501", "not supported yet"),
+        ("GET /v3/kv/range", "501", "Method Not Allowed"),
         ("POST /etcdserverpb.KV/Put", "415", "speaks gRPC"),
     ] {
         let text = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");

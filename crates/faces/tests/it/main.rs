@@ -7,6 +7,7 @@ mod etcd2_auth;
 mod etcd2_stats;
 mod etcd3;
 mod full_disk;
+mod gateway;
 mod hostile;
 mod limits;
 mod queues;

@@ -153,6 +153,7 @@ fn client_limits(values: &Values) -> ClientLimits {
         // etcd's default is no bound at all; the listener has one of its own.
         streams_max: u32::try_from(streams).ok().filter(|&streams| streams != u32::MAX),
         reuse_port: values.bool("socket-reuse-port"),
+        json_gateway: values.bool("enable-grpc-gateway"),
     }
 }
 

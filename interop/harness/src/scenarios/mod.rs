@@ -36,6 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: etcdctl_distro,
     },
     Scenario { name: "python aetcd", needs: |tools| tools.aetcd.is_some(), run: aetcd },
+    Scenario { name: "json gateway", needs: |tools| tools.gateway.is_some(), run: gateway },
     Scenario { name: "npm etcd3", needs: |tools| tools.node.is_some(), run: node },
     Scenario { name: "rust etcd-client", needs: |tools| tools.rust.is_some(), run: rust },
     Scenario {
@@ -202,6 +203,15 @@ fn aetcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/asyncio_smoke.py");
     let mut command = std::process::Command::new(tools.aetcd.as_ref().context("no Python")?);
+    crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
+    cluster.terminate()
+}
+
+/// Clients without gRPC: etcd3gw, and Patroni.
+fn gateway(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gateway.py");
+    let mut command = std::process::Command::new(tools.gateway.as_ref().context("no Python")?);
     crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
     cluster.terminate()
 }

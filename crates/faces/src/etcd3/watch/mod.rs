@@ -6,11 +6,11 @@
 mod encode;
 mod hub;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Response;
-use hyper::body::Incoming;
 use quorate_ids::Revision;
 use quorate_models::keys::RangeEnd;
 use quorate_models::keys::watch::Watcher;
@@ -18,7 +18,7 @@ use quorate_wire::etcdserverpb as pb;
 
 use super::Thread;
 use super::errors::{Code, NO_LEADER, STOPPED, Status, WATCH_COMPACTED, WATCH_EMPTY_RANGE};
-use super::grpc::{self, Messages};
+use super::grpc::{self, CallBody, Messages};
 use super::metrics::Started;
 use super::requests::range_end;
 use crate::listener::{Body, Outgoing, outgoing};
@@ -32,7 +32,7 @@ const LOOKS_WITHOUT_LEADER_MAX: u32 = 3;
 /// Serves one stream.
 pub fn serve(
     thread: Arc<Thread>,
-    messages: Messages<Incoming>,
+    messages: Messages<CallBody>,
     started: Started,
     needs_leader: bool,
 ) -> Response<Body> {
@@ -41,18 +41,10 @@ pub fn serve(
     tokio::spawn(async move {
         let stream = thread.hub.open(Arc::clone(&outgoing));
         let mut serving = Serving { thread, outgoing, messages, started, stream };
-        let ended = serving.run(needs_leader).await;
+        let Err(status) = serving.run(needs_leader).await;
         serving.thread.hub.close(serving.stream);
-        match ended {
-            Ok(()) => {
-                serving.started.end(Code::Ok);
-                serving.outgoing.finish(grpc::trailers_ok());
-            }
-            Err(status) => {
-                serving.started.end(status.code);
-                serving.outgoing.finish(grpc::trailers(&status));
-            }
-        }
+        serving.started.end(status.code);
+        serving.outgoing.finish(grpc::trailers(&status));
     });
     grpc::response(body)
 }
@@ -60,14 +52,14 @@ pub fn serve(
 struct Serving {
     thread: Arc<Thread>,
     outgoing: Arc<Outgoing>,
-    messages: Messages<Incoming>,
+    messages: Messages<CallBody>,
     started: Started,
     stream: StreamId,
 }
 
 impl Serving {
-    /// Ends with the client's last message, its going away, or a failure.
-    async fn run(&mut self, needs_leader: bool) -> Result<(), Status> {
+    /// Ends with the client's going away, or a failure.
+    async fn run(&mut self, needs_leader: bool) -> Result<Infallible, Status> {
         let queue_bytes_max = self.thread.shared.config.watch_queue_bytes_max;
         let look_every = self.thread.shared.config.election_timeout.max(Duration::from_millis(10));
         let mut look = tokio::time::interval(look_every);
@@ -79,13 +71,18 @@ impl Serving {
         tokio::pin!(stopping, replayed);
         // Where a watch begins, and how far it is, must not lie before what this member has shown already.
         let mut replays = true;
+        // A client that asks for no more still gets what it asked for.
+        let mut asks = true;
         loop {
             // A client that does not read is not listened to either.
             let listens = self.outgoing.queued_bytes() < queue_bytes_max;
             tokio::select! {
                 () = &mut replayed, if replays => replays = false,
-                message = self.messages.next(), if listens && !replays => {
-                    let Some(message) = message? else { return Ok(()) };
+                message = self.messages.next(), if listens && !replays && asks => {
+                    let Some(message) = message? else {
+                        asks = false;
+                        continue;
+                    };
                     self.started.received(message.len());
                     self.take(grpc::decode(message)?);
                 }

@@ -236,7 +236,14 @@ pub(super) const FLAGS: &[Flag] = &[
         "Free list of etcd's backend.",
     ),
     f(Limits, "memory-mlock", Bool, "false", NotYet, "Keep the process's pages in memory."),
-    f(Limits, "enable-grpc-gateway", Bool, "true", NotYet, "Serve the JSON form of the gRPC interface."),
+    f(
+        Limits,
+        "enable-grpc-gateway",
+        Bool,
+        "true",
+        Supported,
+        "Serve the JSON form of the gRPC interface, below /v3/.",
+    ),
     // Discovery.
     f(Discovery, "discovery-endpoints", List, "", NotYet, "Endpoints of a discovery service."),
     f(Discovery, "discovery-token", Text, "", NotYet, "The cluster's token at the discovery service."),
