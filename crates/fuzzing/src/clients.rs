@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_faces::etcd2::{self, Dialect};
-use quorate_faces::etcd3::{Config, grpc, requests};
+use quorate_faces::etcd3::{Config, gateway::Gateway, grpc, requests};
 use quorate_faces::{balsa, etcd2::fuzzing as etcd2_fuzzing};
 use quorate_models::keys;
 use quorate_wire::etcdserverpb as pb;
@@ -54,6 +54,52 @@ fn transaction(request: pb::TxnRequest) -> bool {
 fn in_log(command: &keys::Command) {
     let decoded = keys::decode(&keys::encode(command));
     assert_eq!(decoded.as_ref(), Ok(command), "a command that a face made is another one in the log");
+}
+
+/// Paths of the JSON gateway, chosen by the first byte of an input.
+const JSON_PATHS: [&str; 6] = [
+    "/v3/kv/put",
+    "/v3/kv/range",
+    "/v3/kv/txn",
+    "/v3/watch",
+    "/v3/lease/grant",
+    "/v3beta/cluster/member/add",
+];
+
+/// Reads the JSON of a call. What it means is told as JSON that means the same.
+pub fn etcd3_json(input: &[u8]) -> Outcome {
+    thread_local! {
+        static GATEWAY: Gateway = Gateway::default();
+    }
+    let Some((path, body)) = input.split_first() else { return Outcome::Refused };
+    let Some(path) = JSON_PATHS.get(usize::from(*path)) else { return Outcome::Refused };
+    GATEWAY.with(|gateway| {
+        let Ok(message) = gateway.request(path, body).expect("a path of the gateway") else {
+            return Outcome::Refused;
+        };
+        let told =
+            gateway.body(path, message.clone()).expect("the same path").expect("what was read can be told");
+        let again = gateway.request(path, &told).expect("the same path");
+        assert_eq!(again, Ok(message), "{}", String::from_utf8_lossy(&told));
+        Outcome::Taken
+    })
+}
+
+/// A body for each path.
+pub fn json_seeds() -> Vec<(String, Vec<u8>)> {
+    let bodies = [
+        r#"{"key":"Zm9v","value":"YmFy","lease":"7","prev_kv":true,"ignoreLease":false}"#,
+        r#"{"key":"AA==","range_end":"AA==","limit":"3","sort_order":"DESCEND","sortTarget":1,"unknown":[{}]}"#,
+        r#"{"compare":[{"key":"Zm9v","target":"MOD","result":"GREATER","modRevision":-1}],"success":[{"requestTxn":{"failure":[{"request_put":{"key":"Zm9v"}}]}}]}"#,
+        r#"{"create_request":{"key":"Zm9v","start_revision":"1","filters":["NOPUT"]}}"#,
+        r#"{"TTL":60,"ID":"-9223372036854775808"}"#,
+        r#"{"peerURLs":["http://127.0.0.1:2380"],"isLearner":true}"#,
+    ];
+    let each = bodies.iter().zip(JSON_PATHS).enumerate().map(|(number, (body, path))| {
+        let name = path.trim_start_matches('/').replace('/', "-");
+        (name, [&[number as u8], body.as_bytes()].concat())
+    });
+    each.collect()
 }
 
 /// A message for each method; of transactions, one with everything, and one that nests deep.

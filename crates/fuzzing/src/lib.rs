@@ -19,7 +19,7 @@ mod peers;
 mod settings;
 mod snapshots;
 
-pub use clients::{balsa_request, etcd2_request, etcd3_request};
+pub use clients::{balsa_request, etcd2_request, etcd3_json, etcd3_request};
 pub use entries::log_entry;
 pub use files::{store_open, wal_recovery};
 pub use migration::etcd_folder;
@@ -55,7 +55,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "wal_recovery", run: wal_recovery, seeds: files::wal_seeds, mutations: 2000 },
     Target { name: "store_open", run: store_open, seeds: files::store_seeds, mutations: 2000 },
     Target { name: "snapshot_restore", run: snapshot_restore, seeds: snapshots::seeds, mutations: 2000 },
@@ -64,6 +64,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "raft_message", run: raft_message, seeds: peers::raft_seeds, mutations: 4000 },
     Target { name: "log_entry", run: log_entry, seeds: entries::seeds, mutations: 4000 },
     Target { name: "etcd3_request", run: etcd3_request, seeds: clients::etcd3_seeds, mutations: 4000 },
+    Target { name: "etcd3_json", run: etcd3_json, seeds: clients::json_seeds, mutations: 4000 },
     Target { name: "etcd2_request", run: etcd2_request, seeds: clients::etcd2_seeds, mutations: 4000 },
     Target { name: "balsa_request", run: balsa_request, seeds: clients::balsa_seeds, mutations: 4000 },
     Target { name: "settings", run: settings, seeds: settings::seeds, mutations: 2000 },

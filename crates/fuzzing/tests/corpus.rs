@@ -135,8 +135,8 @@ macro_rules! walks {
 }
 
 walks! {
-    wal_recovery store_open snapshot_restore etcd_folder peer_frame raft_message log_entry etcd3_request etcd2_request
-    balsa_request settings
+    wal_recovery store_open snapshot_restore etcd_folder peer_frame raft_message log_entry etcd3_request etcd3_json
+    etcd2_request balsa_request settings
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod call;
 mod cluster;
 mod elections;
 pub mod errors;
-mod gateway;
+pub mod gateway;
 pub mod grpc;
 mod health;
 mod http;

@@ -40,6 +40,17 @@ pub fn text(kind: MessageDescriptor, message: Bytes) -> Result<Vec<u8>, Status> 
     Ok(out)
 }
 
+/// The message that a JSON value means.
+pub fn message(kind: MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Status> {
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    DynamicMessage::deserialize_with_options(kind, &mut Deserializer::from_slice(text), &options)
+        .map_err(|error| senseless(&error))
+}
+
+fn senseless(error: &serde_json::Error) -> Status {
+    Status::with(Code::InvalidArgument, error.to_string())
+}
+
 /// The messages in a request's body, framed as gRPC has them: one JSON value each, with or without white space between.
 pub struct Requests<B> {
     body: B,
@@ -91,18 +102,14 @@ where
 
     /// Takes a value that is there as a whole.
     fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        let senseless = |error: serde_json::Error| Status::with(Code::InvalidArgument, error.to_string());
         let mut values = Deserializer::from_slice(&self.buffer).into_iter::<IgnoredAny>();
         let end = match values.next() {
             None => return Ok(None),
             Some(Ok(_)) => values.byte_offset(),
             Some(Err(error)) if error.is_eof() && !self.ended => return Ok(None),
-            Some(Err(error)) => return Err(senseless(error)),
+            Some(Err(error)) => return Err(senseless(&error)),
         };
-        let options = DeserializeOptions::new().deny_unknown_fields(false);
-        let mut value = Deserializer::from_slice(&self.buffer[..end]);
-        let message = DynamicMessage::deserialize_with_options(self.kind.clone(), &mut value, &options)
-            .map_err(senseless)?;
+        let message = message(self.kind.clone(), &self.buffer[..end])?;
         self.buffer.advance(end);
         Ok(Some(grpc::framed(&message)))
     }

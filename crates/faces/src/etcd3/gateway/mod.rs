@@ -15,6 +15,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Respon
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use prost::Message as _;
 use prost_reflect::DescriptorPool;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -43,6 +44,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// What a request with this body at this path asks for, as a message; `None`: there is no such path.
+    pub fn request(&self, path: &str, body: &[u8]) -> Option<Result<Bytes, Status>> {
+        let types = self.types(paths::method_at(path)?);
+        Some(json::message(types.input, body).map(|message| message.encode_to_vec().into()))
+    }
+
+    /// A body that asks for what `message` does at this path.
+    pub fn body(&self, path: &str, message: Bytes) -> Option<Result<Vec<u8>, Status>> {
+        Some(json::text(self.types(paths::method_at(path)?).input, message))
+    }
+
     fn types(&self, method: Method) -> Types {
         let pool = self.pool.get_or_init(|| {
             DescriptorPool::decode(quorate_wire::DESCRIPTORS).expect("the build wrote these descriptors")
@@ -56,12 +68,12 @@ impl Gateway {
 }
 
 /// Whether requests at this path are the gateway's.
-pub fn takes(path: &str) -> bool {
+pub(super) fn takes(path: &str) -> bool {
     path.starts_with("/v3/") || path.starts_with("/v3beta/")
 }
 
 /// Answers a request below `/v3/`.
-pub async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(thread: Arc<Thread>, request: Request<Incoming>) -> Response<Body> {
     respond(thread, request).await.unwrap_or_else(|status| refusal(&status))
 }
 
