@@ -260,6 +260,22 @@ impl Shared {
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members.to_vec());
         *self.member_list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(members.clone());
     }
+
+    /// Tells all that wait for an outcome that the member stopped; nothing will come for them any more.
+    pub fn give_up_waiting(&self, reason: &str) {
+        fn tell<T>(waiting: HashMap<u64, oneshot::Sender<Result<T, RequestError>>>, reason: &str) {
+            for answer in waiting.into_values() {
+                let _ = answer.send(Err(RequestError::Stopped { reason: reason.to_owned() }));
+            }
+        }
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let Waiting { proposals, reads, leases, logs, statistics } = waiting;
+        tell(proposals, reason);
+        tell(reads, reason);
+        tell(leases, reason);
+        tell(logs, reason);
+        tell(statistics, reason);
+    }
 }
 
 /// A running member, as faces see it.
@@ -336,12 +352,6 @@ impl Handle {
     #[must_use]
     pub fn last_requests(&self) -> LastRequests {
         LastRequests::new(self.clone())
-    }
-
-    /// Tells all that wait for an outcome that the member stopped.
-    pub(crate) fn give_up_waiting(&self) {
-        // Who waits learns it from the sender's end.
-        drop(std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
     /// Proposes a membership change and waits until this member has applied it.

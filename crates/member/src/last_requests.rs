@@ -31,7 +31,7 @@ impl LastRequests {
         }
         let since = *self.alone_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= self.patience {
-            self.handle.give_up_waiting();
+            self.handle.shared.give_up_waiting("the member stopped");
         }
     }
 }

@@ -96,27 +96,6 @@ impl Links {
     pub fn fail(&self, reason: String) {
         self.shared.inbox.report(LogInput::Failed { reason });
     }
-
-    /// Answers everything that still waits; nothing will come for it any more.
-    fn give_up_waiting(&self, reason: &str) {
-        let Waiting { proposals, reads, leases, logs, statistics } = std::mem::take(&mut *self.waiting());
-        let error = || RequestError::Stopped { reason: reason.to_owned() };
-        for answer in proposals.into_values() {
-            let _ = answer.send(Err(error()));
-        }
-        for answer in reads.into_values() {
-            let _ = answer.send(Err(error()));
-        }
-        for answer in leases.into_values() {
-            let _ = answer.send(Err(error()));
-        }
-        for answer in logs.into_values() {
-            let _ = answer.send(Err(error()));
-        }
-        for answer in statistics.into_values() {
-            let _ = answer.send(Err(error()));
-        }
-    }
 }
 
 /// Starts a thread whose panic fails this member and nothing else.
@@ -134,7 +113,7 @@ pub fn spawn(
             let mut status = links.shared.status.write().unwrap_or_else(PoisonError::into_inner);
             status.failed = Some(reason.clone());
             drop(status);
-            links.give_up_waiting(&reason);
+            links.shared.give_up_waiting(&reason);
             let _ = links.stopped.send(Some(super::Stopped::Failed { reason }));
         }
     });
@@ -157,7 +136,7 @@ pub fn run_log(links: &Arc<Links>, mut log: LogLoop, writer: &mpsc::Sender<LogBa
             log.step(input, now);
         }
     }
-    links.give_up_waiting("the member stopped");
+    links.shared.give_up_waiting("the member stopped");
 }
 
 fn log_output(links: &Links, output: LogOutput, writer: &mpsc::Sender<LogBatch>) {
