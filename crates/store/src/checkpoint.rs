@@ -115,7 +115,33 @@ impl Store {
         if !self.read().frozen.as_ref().is_some_and(|pending| Arc::ptr_eq(pending, frozen)) {
             return Err(StoreError::NotPending);
         }
-        keeper.work(|keeper| self.write_checkpoint(frozen, keeper, pace))
+        keeper.work(|keeper| match self.write_checkpoint(frozen, keeper, pace) {
+            Err(StoreError::NoSpace { .. }) if self.give_back_reserved(frozen) => {
+                self.write_checkpoint(frozen, keeper, pace)
+            }
+            written => written,
+        })
+    }
+
+    /// Cuts off what was reserved behind the bodies of `frozen`: the run and the manifest may need it. False: nothing was.
+    fn give_back_reserved(&self, frozen: &FrozenFront) -> bool {
+        let cut = |extent: &Extent| -> std::io::Result<bool> {
+            let file = self.segment_of(extent).writer().map_err(std::io::Error::other)?;
+            let end = u64::from(extent.padded_end());
+            let reserved = file.len()? > end;
+            if reserved {
+                file.truncate(end)?;
+            }
+            Ok(reserved)
+        };
+        let mut given = false;
+        // Where that fails the disk is as full as it was.
+        frozen.front.extents.iter().for_each(|extent| given |= cut(extent).unwrap_or(false));
+        given
+    }
+
+    fn segment_of(&self, extent: &Extent) -> Arc<SegmentFile> {
+        self.read().segments.get(&extent.segment).expect("a segment with an extent is known").file.clone()
     }
 
     fn write_checkpoint(
@@ -162,10 +188,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let mut written = 0;
         for extent in &frozen.front.extents {
-            let file = {
-                let tables = self.read();
-                tables.segments.get(&extent.segment).expect("a segment with an extent is known").file.clone()
-            };
+            let file = self.segment_of(extent);
             let header = self.read().source.header(extent.segment);
             let info = write_extent(extent, &file, &header, next.segments.get(&extent.segment), pace)?;
             written += u64::from(extent.padded_end() - extent.start);

@@ -3,10 +3,10 @@
 //! An open reads the manifest and the runs that it names, newest entry first, and builds each table in bulk: never
 //! from bodies, never key by key. What the manifest does not name is left over from a crash, and removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_disk::{Disk, MemoryDisk};
+use quorate_disk::{Disk, MemoryDisk, Mode};
 use quorate_ids::{ClusterId, Incarnation, MemberId};
 
 use crate::checkpoint::{Keeper, remove_if_there};
@@ -239,16 +239,23 @@ fn load_rows(disk: &dyn Disk, manifest: &Manifest, tables: &mut Tables) -> Resul
     Ok(())
 }
 
-/// Removes every file of the generation's folder that the manifest does not name.
+/// Removes every file of the generation's folder that the manifest does not name, and cuts off what was reserved behind
+/// the end of a segment: it is not written to any more, and each start on a full disk would take some space for good.
 fn remove_strays(disk: &dyn Disk, manifest: &Manifest) -> Result<(), StoreError> {
     let folder = generation_folder(manifest.generation);
-    let runs = manifest.runs.iter().map(|run| run_name(run.number));
-    let segments = manifest.segments.keys().map(|&number| segment_name(number));
-    let named: BTreeSet<String> =
-        runs.chain(segments).chain([MANIFEST_NAME, COPY_NAME].map(str::to_owned)).collect();
+    let runs = manifest.runs.iter().map(|run| (run_name(run.number), None));
+    let segments = manifest.segments.iter();
+    let segments = segments.map(|(&number, info)| (segment_name(number), Some(u64::from(info.len))));
+    let manifests = [MANIFEST_NAME, COPY_NAME].map(|name| (name.to_owned(), None));
+    let named: BTreeMap<String, Option<u64>> = runs.chain(segments).chain(manifests).collect();
     for listed in disk.list(&folder).map_err(|e| StoreError::io(&folder, e))? {
-        if !named.contains(listed.path.rsplit('/').next().unwrap_or_default()) {
-            remove_if_there(disk, &listed.path)?;
+        match named.get(listed.path.rsplit('/').next().unwrap_or_default()) {
+            None => remove_if_there(disk, &listed.path)?,
+            Some(Some(len)) if *len < listed.len => {
+                // Only space depends on it, and the next start tries again.
+                let _ = disk.open(&listed.path, Mode::default()).and_then(|file| file.truncate(*len));
+            }
+            Some(_) => {}
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use quorate_ids::LogIndex;
 use quorate_store::{Frozen, Location, MergeStep, Pace, RewriteStep, Store, StoreError};
 
 use super::LogInput;
-use super::reserve::Reserve;
+use super::reserve::{Reserve, with_room};
 use crate::frame::{SnapshotPoint, Space};
 
 /// Index entries that one step of merging runs touches.
@@ -93,17 +93,16 @@ impl CheckpointStage {
             self.merge_blocked = true;
             return true;
         }
-        self.reserve.give(Arc::ptr_eq(&self.reserve, &self.log_reserve))
+        self.reserve.give()
     }
 
     /// Writes a checkpoint; blocks for the disk and the pace.
     pub fn step(&mut self, input: CheckpointInput, pace: &mut dyn Pace) -> CheckpointOutput {
         assert!(self.stuck.is_none(), "one checkpoint is under way at a time");
         self.rests = false;
-        let mut written = self.store.checkpoint(&input.frozen, pace);
-        while matches!(written, Err(StoreError::NoSpace { .. })) && self.make_room() {
-            written = self.store.checkpoint(&input.frozen, pace);
-        }
+        let store = self.store.clone();
+        let is_no_space = |error: &StoreError| matches!(error, StoreError::NoSpace { .. });
+        let written = with_room(|| store.checkpoint(&input.frozen, pace), is_no_space, || self.make_room());
         self.merge_blocked &= written.is_err();
         self.look_for_space();
         match written {
@@ -189,3 +188,7 @@ impl CheckpointStage {
         self.store.merge_step(MERGE_ENTRIES_PER_STEP, pace)
     }
 }
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

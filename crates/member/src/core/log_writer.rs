@@ -11,7 +11,7 @@ use quorate_consensus::{Entry, EntryKind};
 use quorate_ids::{LogIndex, MemberId, Term};
 use quorate_wal::{Record, Wal, WalError};
 
-use super::reserve::Reserve;
+use super::reserve::{Reserve, with_room};
 use super::{LogBatch, LogInput};
 use crate::frame::Space;
 
@@ -79,11 +79,7 @@ impl LogWriter {
     }
 
     fn write(&mut self, batch: LogBatch) -> LogInput {
-        let mut appended = self.append(&batch);
-        while matches!(appended, Err(WalError::NoSpace { .. })) && self.reserve.give(false) {
-            appended = self.append(&batch);
-        }
-        match appended {
+        match with_room(|| append(&mut self.wal, &batch), is_no_space, || self.reserve.give()) {
             Ok(()) => {
                 self.marked = false;
                 self.look_after_spare();
@@ -107,41 +103,42 @@ impl LogWriter {
     }
 
     fn prepare(&mut self) {
-        let mut prepared = self.wal.prepare_spare();
-        while matches!(prepared, Err(WalError::NoSpace { .. })) && self.reserve.give(false) {
-            prepared = self.wal.prepare_spare();
-        }
+        let prepared = with_room(|| self.wal.prepare_spare(), is_no_space, || self.reserve.give());
         // Whatever else is wrong shows once a segment is needed.
-        self.unprepared = matches!(prepared, Err(WalError::NoSpace { .. })).then_some(0);
+        self.unprepared = prepared.is_err_and(|error| is_no_space(&error)).then_some(0);
     }
+}
 
-    fn append(&mut self, batch: &LogBatch) -> Result<(), WalError> {
-        let restart = batch.restart.map(|(point, store_generation)| Record::Restart {
-            index: point.index,
-            term: point.term,
-            store_generation,
-        });
-        let entries = batch.entries.iter().map(|entry| Record::Entry {
-            index: entry.index,
-            term: entry.term,
-            payload: payload_of(entry),
-        });
-        let hard_state = batch.hard_state.map(|hard_state| {
-            Record::HardState(quorate_wal::HardState {
-                term: hard_state.term,
-                vote: hard_state.vote.unwrap_or(MemberId::ZERO),
-                commit: hard_state.commit,
-            })
-        });
-        let records: Vec<Record> = restart.into_iter().chain(entries).chain(hard_state).collect();
-        if !records.is_empty() {
-            self.wal.append(&records)?;
-        }
-        if let Some(through) = batch.release {
-            self.wal.release(through)?;
-        }
-        Ok(())
+fn is_no_space(error: &WalError) -> bool {
+    matches!(error, WalError::NoSpace { .. })
+}
+
+fn append(wal: &mut Wal, batch: &LogBatch) -> Result<(), WalError> {
+    let restart = batch.restart.map(|(point, store_generation)| Record::Restart {
+        index: point.index,
+        term: point.term,
+        store_generation,
+    });
+    let entries = batch.entries.iter().map(|entry| Record::Entry {
+        index: entry.index,
+        term: entry.term,
+        payload: payload_of(entry),
+    });
+    let hard_state = batch.hard_state.map(|hard_state| {
+        Record::HardState(quorate_wal::HardState {
+            term: hard_state.term,
+            vote: hard_state.vote.unwrap_or(MemberId::ZERO),
+            commit: hard_state.commit,
+        })
+    });
+    let records: Vec<Record> = restart.into_iter().chain(entries).chain(hard_state).collect();
+    if !records.is_empty() {
+        wal.append(&records)?;
     }
+    if let Some(through) = batch.release {
+        wal.release(through)?;
+    }
+    Ok(())
 }
 
 /// What the log stores of an entry: its kind, then its data.

@@ -4,7 +4,8 @@
 //! behind it, allocated and never read. Invariants:
 //!
 //! - That a part is given free shows in the file's length, so a restart knows it, too.
-//! - It is given free a piece at a time, to a stage that found no space; the last piece to the log alone.
+//! - It is given free a piece at a time, to a stage that found no space; the last piece never to a snapshot: the log needs
+//!   it, or the checkpoint that frees the log.
 //! - It is taken again as a whole, and only where a quarter of it stays free beside it: puts go on after that.
 //! - It is never needed for anything but space: whatever is wrong with it is said, and the member goes on without.
 
@@ -74,12 +75,21 @@ impl Reserve {
         Space::from_byte(self.space.load(Ordering::Acquire)).unwrap_or_default()
     }
 
-    /// Gives a piece free, but not the last one if `leave_last`. False: there is none to give.
-    pub fn give(&self, leave_last: bool) -> bool {
+    /// Gives a piece free; false: there is none to give.
+    pub fn give(&self) -> bool {
+        self.give_down_to(0)
+    }
+
+    /// Gives a piece free, but not the last one.
+    pub fn give_but_the_last(&self) -> bool {
+        self.give_down_to(self.piece_bytes)
+    }
+
+    fn give_down_to(&self, left_min: u64) -> bool {
         let mut state = self.lock();
         let Some(file) = state.file.clone() else { return false };
-        let leave = if leave_last { self.piece_bytes.min(state.whole_bytes / 2) } else { 0 };
-        let left = state.held_bytes.saturating_sub(self.piece_bytes).max(leave);
+        let left_min = left_min.min(state.whole_bytes / 2);
+        let left = state.held_bytes.saturating_sub(self.piece_bytes).max(left_min);
         if left >= state.held_bytes {
             return false;
         }
@@ -138,6 +148,20 @@ impl Reserve {
             Space::Enough
         };
         self.space.store(space as u8, Ordering::Release);
+    }
+}
+
+/// Tries again and again, as long as all that an attempt lacked was space and `make_room` found some.
+pub(super) fn with_room<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_no_space: impl Fn(&E) -> bool,
+    mut make_room: impl FnMut() -> bool,
+) -> Result<T, E> {
+    loop {
+        match attempt() {
+            Err(error) if is_no_space(&error) && make_room() => {}
+            ended => return ended,
+        }
     }
 }
 
@@ -312,11 +336,11 @@ mod tests {
         let reserve = disk.reserve(WHOLE, PIECE);
         assert_eq!((reserve.space(), disk.len()), (Space::Enough, Some(HEADER_BYTES + WHOLE)));
         disk.set(HEADER_BYTES + WHOLE);
-        assert!(reserve.give(true));
+        assert!(reserve.give_but_the_last());
         assert_eq!((reserve.space(), disk.len()), (Space::Short, Some(HEADER_BYTES + 4 * PIECE)));
-        (0..3).for_each(|_| assert!(reserve.give(true)));
-        assert!(!reserve.give(true), "the last piece is the log's");
-        assert!(reserve.give(false) && !reserve.give(false));
+        (0..3).for_each(|_| assert!(reserve.give_but_the_last()));
+        assert!(!reserve.give_but_the_last());
+        assert!(reserve.give() && !reserve.give());
         assert_eq!((reserve.space(), reserve.room()), (Space::Last, WHOLE));
         reserve.look();
         assert_eq!(reserve.space(), Space::Last, "nothing would stay free beside it");
@@ -333,12 +357,12 @@ mod tests {
         let disk = SmallDisk::new(1 << 20);
         let reserve = disk.reserve(WHOLE, PIECE);
         disk.set(HEADER_BYTES + WHOLE);
-        assert!(reserve.give(true));
+        assert!(reserve.give());
         disk.set(HEADER_BYTES + 4 * PIECE);
         drop(reserve);
         let reserve = disk.reserve(WHOLE, PIECE);
         assert_eq!((reserve.space(), disk.len()), (Space::Short, Some(HEADER_BYTES + 4 * PIECE)));
-        assert!(reserve.give(true));
+        assert!(reserve.give());
         disk.set(1 << 20);
         assert_eq!(disk.reserve(WHOLE, PIECE).space(), Space::Enough);
     }
@@ -355,7 +379,7 @@ mod tests {
         let full = SmallDisk::new(WHOLE / 8);
         let reserve = full.reserve(WHOLE, PIECE);
         assert_eq!((reserve.space(), full.len()), (Space::Enough, None));
-        assert!(!reserve.give(false));
+        assert!(!reserve.give());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use quorate_store::{Chunk, Export, Identity, Incoming, IncomingError, Location, 
 
 use super::Now;
 use super::mending::{self, Mended, Mending, Progress};
-use super::reserve::Reserve;
+use super::reserve::{Reserve, with_room};
 use crate::frame::{CHUNK_BYTES_MAX, Frame, SnapshotPoint};
 
 /// Chunks that a receiver has asked for and not got.
@@ -408,7 +408,7 @@ impl TransferStage {
         }
         let crc = crc32c::crc32c(&bytes);
         let written = incoming.write_chunk(file, &Chunk { offset, bytes, crc }, pace);
-        if written.as_ref().is_err_and(IncomingError::is_no_space) && self.reserve.give(true) {
+        if written.as_ref().is_err_and(IncomingError::is_no_space) && self.reserve.give_but_the_last() {
             self.ask(now);
             return;
         }
@@ -441,10 +441,10 @@ impl TransferStage {
         let Some(fetching) = &mut self.fetching else { return };
         let (from, point) = (fetching.from, fetching.point);
         let generation = self.generation + 1;
-        let mut verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
-        while matches!(&verified, Some(Err(error)) if error.is_no_space()) && self.reserve.give(true) {
-            verified = fetching.incoming.as_mut().map(|incoming| incoming.finish(pace));
-        }
+        let verified = fetching.incoming.as_mut().map(|incoming| {
+            let give = || self.reserve.give_but_the_last();
+            with_room(|| incoming.finish(pace), IncomingError::is_no_space, give)
+        });
         if matches!(&verified, Some(Err(error)) if error.is_no_space()) {
             self.ran_out_of_room(0, now);
             return;

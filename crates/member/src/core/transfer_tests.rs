@@ -64,7 +64,7 @@ fn a_snapshot_that_does_not_fit_is_not_begun_and_asked_for_again_after_a_while()
         small.set_capacity(u64::MAX);
         small.free_bytes().expect("it says")
     };
-    // With two of the reserve's three pieces: the last one is the log's.
+    // With two of the reserve's three pieces: the last one is not for snapshots.
     small.set_capacity(used + (3 << 20));
     let told = fetch(&mut receiver, &mut sender, SECOND);
     assert!(matches!(told[..], [TransferOutput::NoRoom { point: POINT, .. }]), "{told:?}");

@@ -60,6 +60,24 @@ fn the_last_segment_gives_its_space_back_too() {
 }
 
 #[test]
+fn starts_take_no_space_for_good() {
+    let disk = FaultDisk::default();
+    let mut subject = Subject::create(Arc::new(disk.clone()), small());
+    subject.put(KEYS, b"key", b"row", &body(1, 1000));
+    subject.checkpoint();
+    let mut used = None;
+    // Each start puts what it writes into a segment of its own, and reserves space ahead there.
+    for start in 2..7 {
+        (subject.store, _) = Store::open(Arc::new(disk.clone()), small(), identity(1), 0).expect("an open");
+        let before = used.replace(disk.used_bytes()).unwrap_or(0);
+        assert!(disk.used_bytes() < before + 32 * 1024, "start {start}: {before}, then {used:?}");
+        subject.put(KEYS, b"key", b"row", &body(start, 1000));
+        subject.checkpoint();
+    }
+    subject.check();
+}
+
+#[test]
 fn deleting_and_rewriting_give_space_back() {
     let disk = FaultDisk::default();
     let mut subject = Subject::create(Arc::new(disk.clone()), small());
