@@ -115,7 +115,7 @@ fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
     const SEEDS_OF_THE_COMMIT: u64 = 100;
     const SEEDS_WITH_CHANGING_MEMBERS: u64 = 20;
     const SEEDS_WITH_JOINS: u64 = 30;
-    const SEEDS_WITH_FULL_DISKS: u64 = 20;
+    const SEEDS_WITH_FULL_DISKS: u64 = 60;
     build_checked(job)?;
     for (world, count, from) in [
         ("both", SEEDS_FIXED, 1),
