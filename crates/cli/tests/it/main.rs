@@ -6,12 +6,14 @@ mod command_line;
 mod ctl;
 mod damaged_disk;
 mod etcd2;
+mod full_disk;
 mod lifecycle;
 mod many_clients;
 mod migrate;
 mod snet;
 mod standbys;
 mod tls;
+mod wall_clock;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
