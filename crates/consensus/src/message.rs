@@ -128,10 +128,10 @@ impl Message {
         self.kind
     }
 
-    /// Bytes of data in the entries that it carries.
+    /// Bytes of data in the entries of the log that it carries. A read round's token travels in an entry, too, and is none.
     #[must_use]
     pub fn entries_bytes(&self) -> usize {
-        self.raft.entries.iter().map(|entry| payload(entry).len()).sum()
+        self.raft.entries.iter().take(self.entries_count()).map(|entry| payload(entry).len()).sum()
     }
 
     /// How many entries it carries.

@@ -164,6 +164,10 @@ fn every_kind_is_read_and_written_as_documented() {
         assert_eq!(message.kind(), kind);
         assert_eq!(encoded(&message), bytes, "{message:?}");
         assert_eq!(Message::decode_shared(&Bytes::from(bytes)).unwrap(), message);
+        assert!(
+            kind == MessageKind::Append || message.entries_bytes() == 0,
+            "{message:?} carries nothing of the log"
+        );
     }
     let message = Message::decode(&samples()[0].1).unwrap();
     assert_eq!((message.from(), message.to(), message.term()), (MemberId(1), MemberId(2), Term(5)));

@@ -70,3 +70,17 @@ fn what_waits_longer_than_a_request_may_is_refused_and_never_done() {
     ticks(&mut two, 50);
     assert_eq!(two.committed(leader), before);
 }
+
+#[test]
+fn reads_at_a_member_that_takes_no_entries_for_now_are_answered() {
+    let (mut two, leader, follower) = Two::settled();
+    for lagging in [follower, leader] {
+        fronts_are_tight(&mut two, lagging, true);
+        let now = at(two.ticks * TICK_NANOS);
+        two.members[follower].log_loop.step(LogInput::Read { seq: 1 }, now);
+        // A round that was lost would be tried again after half an election timeout.
+        ticks(&mut two, 3);
+        assert_eq!(std::mem::take(&mut two.read), [(follower, 1)]);
+        fronts_are_tight(&mut two, lagging, false);
+    }
+}

@@ -24,6 +24,8 @@ pub(super) struct Two {
     asks: bool,
     /// Requests that were refused: by which member, which, and why.
     pub refused: Vec<(usize, u64, RequestError)>,
+    /// Reads that were answered: by which member, and which.
+    pub read: Vec<(usize, u64)>,
 }
 
 impl Two {
@@ -43,7 +45,15 @@ impl Two {
             change(member, &mut config);
             open(&disk, &disk, config, Some(&founding), Feeds::new(0), at(0)).expect("a founding")
         });
-        Self { members, ticks: 0, deaf: None, ended: [false; 2], asks: false, refused: Vec::new() }
+        Self {
+            members,
+            ticks: 0,
+            deaf: None,
+            ended: [false; 2],
+            asks: false,
+            refused: Vec::new(),
+            read: Vec::new(),
+        }
     }
 
     pub fn leader(&self) -> Option<usize> {
@@ -62,8 +72,12 @@ impl Two {
                 self.output(me, output);
             }
             for output in self.members[me].apply.work(now) {
-                if let ApplyOutput::Applied { index } = output {
-                    self.members[me].log_loop.step(LogInput::Applied { index }, now);
+                match output {
+                    ApplyOutput::Applied { index } => {
+                        self.members[me].log_loop.step(LogInput::Applied { index }, now);
+                    }
+                    ApplyOutput::AnswerRead { seq, .. } => self.read.push((me, seq)),
+                    _ => {}
                 }
             }
         }

@@ -386,9 +386,16 @@ fn run(
     let tls = config.peer_tls.connector.clone();
     let http = config.peer_http.clone();
     let met = book.all();
-    let transport =
-        Transport::start(stages.identity, book, listeners, tls, http, inbox.clone(), metrics.clone())
-            .map_err(io("starting the peer thread"))?;
+    let transport = Transport::start(
+        stages.identity,
+        (&stages.members, book),
+        listeners,
+        tls,
+        http,
+        inbox.clone(),
+        metrics.clone(),
+    )
+    .map_err(io("starting the peer thread"))?;
     for (member, incarnation) in met {
         inbox.report(LogInput::Met { member, incarnation });
     }

@@ -97,10 +97,11 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Starts the peer thread on listeners that are bound already.
+    /// Starts the peer thread on listeners that are bound already. Peers may wait there already, so it has to know them
+    /// (`known`: the members, and the peer book).
     pub fn start(
         identity: Identity,
-        book: PeerBook,
+        known: (&MemberList, PeerBook),
         listeners: Vec<Bound>,
         tls: Option<Arc<Connector>>,
         http: Option<PeerHttp>,
@@ -109,12 +110,12 @@ impl Transport {
     ) -> std::io::Result<Self> {
         let state = Arc::new(State {
             identity,
-            book,
+            book: known.1,
             tls,
             http,
             inbox,
             metrics,
-            members: Mutex::new(MemberList::default()),
+            members: Mutex::new(known.0.clone()),
             guests: Mutex::new(BTreeMap::new()),
             queues: Mutex::new(BTreeMap::new()),
             handle: OnceLock::new(),
