@@ -304,3 +304,34 @@ fn votes_that_come_before_they_were_asked_for_do_not_make_a_leader() {
     network.run();
     assert_eq!(network.member(1).consensus.status().role, Role::Leader);
 }
+
+fn acks(network: &Network) -> usize {
+    network.trace.iter().filter(|line| line.contains("AppendResponse")).count()
+}
+
+#[test]
+fn that_a_follower_has_heard_of_a_commit_is_not_acknowledged() {
+    let mut network = Network::founding(&[1, 2, 3]);
+    network.elect(1);
+    network.ticks(2);
+    let before = acks(&network);
+    network.propose(1, "a");
+    network.run();
+    assert_eq!(acks(&network), before + 2, "one of each follower, for the entry");
+    let heard = |number: u64| network.member(number).consensus.status().commit;
+    assert_eq!((heard(2), heard(3)), (heard(1), heard(1)));
+}
+
+#[test]
+fn an_acknowledgement_that_was_lost_is_repeated_where_the_leader_asks_again() {
+    let mut network = Network::founding(&[1, 2]);
+    network.elect(1);
+    let committed = network.member(1).consensus.status().commit;
+    network.cut.insert((id(2), id(1)));
+    network.propose(1, "a");
+    network.run();
+    assert_eq!(network.member(1).consensus.status().commit, committed);
+    network.heal();
+    network.ticks(3);
+    assert_eq!(network.member(1).consensus.status().commit, committed.next());
+}

@@ -291,6 +291,17 @@ pub fn run_apply(links: &Arc<Links>, mut stage: ApplyStage, checkpoints: &mpsc::
     }
 }
 
+/// While entries of before the start are applied somebody may wait for the last of them. Afterwards nobody waits for the
+/// log loop to hear how far that is: whatever depends on it comes into its queue later than this.
+fn report_applied(links: &Links, index: LogIndex) {
+    let report = LogInput::Applied { index };
+    if *links.shared.replayed.borrow() {
+        links.shared.inbox.report_at_leisure(report);
+    } else {
+        links.shared.inbox.report(report);
+    }
+}
+
 fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::Sender<CheckpointInput>) {
     let mut answers: Vec<(u64, Result<Applied, RequestError>)> = Vec::new();
     let mut reads = Vec::new();
@@ -301,7 +312,7 @@ fn apply_outputs(links: &Links, outputs: Vec<ApplyOutput>, checkpoints: &mpsc::S
             ApplyOutput::Visible { index, revision, term } => {
                 links.shared.visible.send_replace(Visible { index, revision, term });
             }
-            ApplyOutput::Applied { index } => links.shared.inbox.report(LogInput::Applied { index }),
+            ApplyOutput::Applied { index } => report_applied(links, index),
             ApplyOutput::Installed { point, members, stamps } => {
                 // Before the reads that waited for the snapshot are answered: they may ask for the members next.
                 links.shared.list(&members);
