@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quorate_tls::Stream;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::State;
 use super::link::{LinkError, connect, explained, in_time, read_frame, write};
 use super::listening::meet;
+use super::outgoing::Waiting;
 use crate::core::{LogInput, gate};
 use crate::frame::{Frame, Hello, Lane, PROTOCOL_VERSION};
 use crate::membership::Member;
 use crate::shell::reachability::Reachability;
 
-/// Frames that leave with one write.
-const FRAMES_PER_WRITE_MAX: usize = 256;
 const REDIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
 pub(super) const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -27,7 +25,7 @@ pub(super) async fn keep_connected(
     news: Arc<Reachability>,
     peer: Member,
     lane: Lane,
-    mut frames: mpsc::Receiver<Bytes>,
+    mut frames: Waiting,
     mut back: watch::Receiver<u64>,
 ) {
     let mut pause = REDIAL_PAUSE_MIN;
@@ -37,7 +35,7 @@ pub(super) async fn keep_connected(
                 news.connected();
                 state.inbox.report(LogInput::Reachable { peer: peer.id });
                 pause = REDIAL_PAUSE_MIN;
-                if pump(stream, &mut frames).await.is_none() {
+                if frames.pump(stream).await.is_none() {
                     return;
                 }
                 news.lost();
@@ -48,7 +46,7 @@ pub(super) async fn keep_connected(
             }
         }
         // What waited for the lost connection is stale: consensus sends again what still matters.
-        while frames.try_recv().is_ok() {}
+        frames.clear();
         state.inbox.report(LogInput::Unreachable { to: peer.id });
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(REDIAL_PAUSE_MAX),
@@ -89,28 +87,4 @@ async fn dial_once(state: &State, peer: &Member, lane: Lane) -> Result<Stream<Tc
     .await
     .map_err(|error| explained(tls, error))?;
     Ok(stream)
-}
-
-/// Writes frames until the connection breaks (`Some`) or the peer is dropped (`None`).
-async fn pump(mut stream: Stream<TcpStream>, frames: &mut mpsc::Receiver<Bytes>) -> Option<()> {
-    let mut taken = Vec::with_capacity(FRAMES_PER_WRITE_MAX);
-    let mut probe = [0u8; 1];
-    loop {
-        let count = tokio::select! {
-            count = frames.recv_many(&mut taken, FRAMES_PER_WRITE_MAX) => count,
-            // The peer never sends on this connection: anything that arrives is its end.
-            _ = stream.read(&mut probe) => return Some(()),
-        };
-        if count == 0 {
-            return None;
-        }
-        let written = match &taken[..] {
-            [one] => write(&mut stream, one).await,
-            many => write(&mut stream, &many.concat()).await,
-        };
-        taken.clear();
-        if written.is_err() {
-            return Some(());
-        }
-    }
 }

@@ -11,6 +11,7 @@
 mod dialling;
 mod link;
 mod listening;
+mod outgoing;
 mod questions;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,9 +23,10 @@ use bytes::Bytes;
 use quorate_ids::MemberId;
 use quorate_tls::Connector;
 use tokio::runtime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use self::dialling::keep_connected;
+use self::outgoing::{Outgoing, outgoing};
 use super::inbox::Inbox;
 use super::log::with_callers_log;
 use super::peer_http::PeerHttp;
@@ -40,12 +42,9 @@ pub use link::LinkError;
 pub use listening::{Bound, bind};
 pub use questions::{ask, ask_members};
 
-/// Frames that may wait for a peer, per lane.
-const FRAMES_QUEUED_MAX: usize = 4096;
-
 struct Queue {
     urls: Vec<String>,
-    lanes: BTreeMap<Lane, mpsc::Sender<Bytes>>,
+    lanes: BTreeMap<Lane, Outgoing>,
     /// Counts how often the peer connected to us.
     back: watch::Sender<u64>,
 }
@@ -221,20 +220,20 @@ impl Transport {
         let news = Arc::new(Reachability::new(member.clone()));
         let (back, seen_back) = watch::channel(0);
         let lanes = Lane::ALL.into_iter().map(|lane| {
-            let (queue, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
+            let (outgoing, frames) = outgoing();
             let (state, news, back) = (self.state.clone(), news.clone(), seen_back.clone());
             self.runtime.spawn(keep_connected(state, news, member.clone(), lane, frames, back));
-            (lane, queue)
+            (lane, outgoing)
         });
         Queue { urls: member.peer_urls.clone(), lanes: lanes.collect(), back }
     }
 
-    /// Queues a frame; drops it where there is no room or no such peer.
+    /// Sends or queues a frame; drops it where there is no room or no such peer.
     pub fn send(&self, to: MemberId, lane: Lane, frame: Bytes) {
         let queues = self.state.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(queue) = queues.get(&to).and_then(|queue| queue.lanes.get(&lane)) else { return };
+        let Some(outgoing) = queues.get(&to).and_then(|queue| queue.lanes.get(&lane)) else { return };
         let bytes = frame.len();
-        if queue.try_send(frame).is_ok() {
+        if outgoing.send(frame) {
             self.state.metrics.peer_sent(to, bytes);
         } else {
             drop(queues);
