@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //!
-//! - Each append that is sent while leading counts once more: as a success when it is acknowledged, as a failure when it is
-//!   refused, lost with a connection, or sent again. Those still open at the end of a leadership count as neither.
+//! - Each append of entries that is sent while leading counts once more: as a success when it is acknowledged, as a failure
+//!   when it is refused, lost with a connection, or sent again. Those still open at the end of a leadership count as neither.
+//! - An append without entries is counted as sent, and is not waited for: one that tells of a commit need not be
+//!   acknowledged.
 //! - What is kept for a follower is bounded, however long it stays silent.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -192,7 +194,9 @@ impl Traffic {
     pub fn sent(&mut self, message: &Message, bytes: usize, now: Monotonic) {
         if let Some(span) = message.append_span() {
             self.sent.count(false, bytes, now);
-            self.followers.entry(message.to()).or_default().sent(span, now);
+            if span.through > span.after {
+                self.followers.entry(message.to()).or_default().sent(span, now);
+            }
         } else if message.kind() == MessageKind::Heartbeat {
             self.sent.count(true, bytes, now);
             self.followers.entry(message.to()).or_default().heartbeat(now);
@@ -261,7 +265,12 @@ impl Traffic {
 
 #[cfg(test)]
 mod tests {
+    use quorate_models::ModelId;
+
     use super::*;
+    use crate::core::LogInput;
+    use crate::core::leaving_tests::Two;
+    use crate::core::tests as core_tests;
 
     const MS: u64 = 1_000_000;
 
@@ -352,5 +361,24 @@ mod tests {
         assert!(direction.flow(false, at(2000)).rate.is_some());
         assert_eq!(direction.flow(true, at(2001)).rate, None);
         assert_eq!(direction.recent.len(), RATED_MAX);
+    }
+
+    #[test]
+    fn what_tells_of_a_commit_is_not_waited_for() {
+        let (mut two, leader, follower) = Two::settled();
+        for seq in [1, 2] {
+            let now = core_tests::at(two.ticks * core_tests::TICK_NANOS);
+            let command = core_tests::put();
+            let model = ModelId::KEYS;
+            two.members[leader].log_loop.step(LogInput::Propose { seq, model, command }, now);
+            (0..50).for_each(|_| two.tick());
+        }
+        let now = core_tests::at(two.ticks * core_tests::TICK_NANOS);
+        let told = two.members[leader].log_loop.statistics(now);
+        let (_, of) = told.appends.followers.iter().next().expect("there is a follower");
+        let latency = of.latency.expect("it acknowledged");
+        assert_eq!(two.committed(leader), two.committed(follower));
+        let ticks = latency.maximum_ms / (core_tests::TICK_NANOS as f64 / 1e6);
+        assert!(ticks < 10.0, "{ticks} ticks until an append was acknowledged");
     }
 }
