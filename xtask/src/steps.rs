@@ -30,7 +30,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "unit", what: "tests of the workspace, doc tests included", run: unit_tests },
     Step {
         name: "sim",
-        what: "the simulator: seeds that once failed, fixed seeds, and seeds that come from the commit",
+        what: "the simulator: seeds that once failed, fixed ones, those that come from the commit; scenarios",
         run: simulator,
     },
     Step { name: "mutants", what: "the simulator finds each planted bug", run: mutants },
@@ -127,6 +127,7 @@ fn simulator(job: &mut Job) -> anyhow::Result<Outcome> {
         let (count, from) = (count.to_string(), from.to_string());
         job.run(program("quorate-sim").args(["--world", world, "--seeds", &count, "--from", &from]))?;
     }
+    job.run(program("quorate-sim").args(["--scenario", "all"]))?;
     // Each run closes with a table that has a line 'seeds NUMBER'.
     let text = job.text();
     let runs = text.lines().filter_map(|line| line.strip_prefix("seeds ")?.trim().parse::<u64>().ok());
@@ -153,6 +154,7 @@ fn mutants(job: &mut Job) -> anyhow::Result<Outcome> {
     const SEEDS_MAX: &str = "1000";
     // Only the simulator is built with bugs to plant; the step that wants it without builds it before each use.
     job.run(&mut checked("build", &["--bin=quorate-sim", "--features=quorate-sim/mutants"]))?;
+    job.run(program("quorate-sim").args(["--scenario", "all", "--mutant", "all"]))?;
     job.run(program("quorate-sim").args(["--mutant", "all", "--seeds", SEEDS_MAX]))?;
     Ok(Outcome::Passed(job.tail(1)))
 }

@@ -14,6 +14,7 @@ pub mod network;
 pub mod oracle;
 pub mod report;
 pub mod rng;
+pub mod scenarios;
 pub mod workload;
 pub mod world;
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use quorate_sim::report::{Mutant, NOT_FOUND_YET, Options, Outcome, Totals, guarded};
+use quorate_sim::scenarios;
 
 const USAGE: &str = "\
 quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, network and clock
@@ -15,6 +16,8 @@ quorate-sim: whole clusters on one thread, from one seed, with a hostile disk, n
                   members: the whole world, in which members are added, promoted, removed, replaced and wiped;
                   joins: the whole world, in which machines join by request, or give up a cluster of their own;
                   full: the whole world, on small disks that get full and have to be emptied
+  --scenario NAME a script of what went wrong elsewhere instead of a world, in a few seeds from --from on; all: each of them;
+                  list: their names. With '--mutant all': each has to find the planted bugs that belong to it
   --mutant NAME   plant a known bug; the run succeeds once a seed finds it (builds with the feature `mutants` only);
                   all: hunt for each of them in turn, and print a table
   --keep-going    run on after a seed that failed
@@ -25,6 +28,9 @@ const REGRESSIONS: &str = include_str!("../regressions.txt");
 
 struct Arguments {
     seeds: u64,
+    scenario: Option<String>,
+    /// How many seeds of each scenario, where that was said.
+    scenario_seeds: Option<u64>,
     from: u64,
     world: String,
     run: fn(Options) -> Outcome,
@@ -37,6 +43,8 @@ struct Arguments {
 fn parse() -> Result<Arguments, String> {
     let mut arguments = Arguments {
         seeds: 200,
+        scenario: None,
+        scenario_seeds: None,
         from: 1,
         world: "both".to_owned(),
         run: quorate_sim::run_both,
@@ -50,7 +58,11 @@ fn parse() -> Result<Arguments, String> {
         let mut value = || given.next().ok_or_else(|| format!("{flag} needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number"));
         match flag.as_str() {
-            "--seeds" => arguments.seeds = number(value()?)?,
+            "--seeds" => {
+                arguments.seeds = number(value()?)?;
+                arguments.scenario_seeds = Some(arguments.seeds);
+            }
+            "--scenario" => arguments.scenario = Some(value()?),
             "--from" => arguments.from = number(value()?)?,
             "--world" => {
                 arguments.world = value()?;
@@ -115,6 +127,53 @@ fn hunt_all(arguments: &Arguments) -> ExitCode {
     if missed == 0 && !Mutant::all().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Runs scenarios in their seeds, each with the planted bugs that it has to find where all are asked for.
+fn run_scenarios(arguments: &Arguments, name: &str) -> ExitCode {
+    if name == "list" {
+        scenarios::all().for_each(|scenario| println!("{}", scenario.name));
+        return ExitCode::SUCCESS;
+    }
+    let chosen = scenarios::named(name);
+    if chosen.is_empty() {
+        eprintln!("there is no scenario {name}; --scenario list names them");
+        return ExitCode::from(2);
+    }
+    let mut wrong = 0;
+    for scenario in &chosen {
+        let mutants = match arguments.all_mutants {
+            true => scenario.mutants().map(|(_, mutant)| mutant).collect(),
+            false => vec![arguments.mutant],
+        };
+        for mutant in mutants {
+            let (begun, mut totals, mut found) = (Instant::now(), Totals::default(), None);
+            let seeds = arguments.scenario_seeds.unwrap_or(scenario.seeds);
+            for seed in arguments.from..arguments.from.saturating_add(seeds) {
+                let options = Options { seed, mutant, trace: arguments.trace };
+                let outcome = guarded(options, |options| scenario.run(options));
+                totals.add(&outcome);
+                if let Some(violation) = outcome.violation {
+                    found = Some((seed, violation));
+                    break;
+                }
+            }
+            let planted = mutant.name().map(|name| format!(" --mutant {name}")).unwrap_or_default();
+            let expected = found.is_some() == (mutant != Mutant::None);
+            wrong += u32::from(!expected);
+            let verdict = if expected { "ok" } else { "WRONG" };
+            let (name, events, took) = (scenario.name, totals.events, begun.elapsed().as_secs_f64());
+            println!("{verdict:<6}{name}{planted}: {} seeds, {events} events, {took:.1} s", totals.seeds);
+            if let Some((seed, violation)) = found {
+                println!("      seed {seed}: {violation}");
+                println!(
+                    "      replay: cargo xtask sim --scenario {name} --seeds 1 --from {seed}{planted} --trace"
+                );
+            }
+        }
+    }
+    println!("{} scenarios, {wrong} wrong", chosen.len());
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let arguments = match parse() {
         Ok(arguments) => arguments,
@@ -123,6 +182,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(name) = &arguments.scenario {
+        return run_scenarios(&arguments, name);
+    }
     if arguments.all_mutants {
         return hunt_all(&arguments);
     }

@@ -81,6 +81,36 @@ impl Plan {
         }
     }
 
+    /// A plan for a script: nothing goes wrong unless it says so.
+    pub fn quiet(rng: &mut Rng, founders: usize, members: usize, clients: usize) -> Self {
+        Self {
+            members,
+            founders,
+            clients,
+            storm_nanos: 0,
+            fault_every_nanos: 0,
+            crashes: false,
+            power_loss: false,
+            blackouts: false,
+            partitions: false,
+            lossy: false,
+            corrupt_frames: false,
+            pauses: false,
+            slow_disks: false,
+            disk_errors: false,
+            full_disks: false,
+            damage: false,
+            clock_jumps: false,
+            transfers: false,
+            vote_races: false,
+            lonely_leaders: false,
+            cut_snapshots: false,
+            pre_vote: true,
+            direct: rng.one_in(2),
+            wipes: false,
+        }
+    }
+
     /// Whether a part of the founders runs an older program at first. Not drawn, so that the seeds stay what they are.
     #[must_use]
     pub fn rolls(&self) -> bool {

@@ -234,7 +234,7 @@ impl Totals {
 
 /// Runs a seed; a panic inside it is a violation like any other.
 #[must_use]
-pub fn guarded(options: Options, run: fn(Options) -> Outcome) -> Outcome {
+pub fn guarded(options: Options, run: impl FnOnce(Options) -> Outcome + std::panic::UnwindSafe) -> Outcome {
     options.mutant.plant();
     std::panic::catch_unwind(|| run(options)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();

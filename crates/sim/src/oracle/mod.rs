@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_consensus::{Entry, EntryKind, MembershipEntry};
-use quorate_ids::{LogIndex, Revision};
+use quorate_ids::{LogIndex, Revision, Term};
 use quorate_member::envelope::{Envelope, Origin};
 use quorate_member::{MemberList, MembershipRequest};
 use quorate_models::keys::{self, Command, Event, KeysError, OpReply, RangeQuery, RangeReply, Reply};
@@ -417,6 +417,13 @@ impl Oracle {
         self.counts.hashes_compared += u64::from(by != member);
         ensure!(first == hash, "members {by} and {member} hold different tables at applied index {index}");
         Ok(())
+    }
+
+    /// The term of a committed entry.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Term {
+        let at = index.0.checked_sub(1).and_then(|at| self.log.get(at as usize));
+        Term(at.map_or(0, |logged| logged.term))
     }
 
     /// The revision that a store at `index` is at.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use super::founding::CLUSTER;
 use super::member::Input;
+use super::script::{Scripted, Told};
 use super::tree::TreeClient;
 use super::{Event, HEAL_NANOS_MAX, LEASES_END_NANOS_MAX, MILLI, SECOND, World};
 use crate::oracle::{Checked, Floor, Violation, Watched, ensure};
@@ -69,13 +70,15 @@ pub struct Client {
     rng: Rng,
     wishes: Wishes,
     /// The member that it talks to.
-    at: usize,
+    pub(super) at: usize,
     /// Counts requests.
-    operation: u64,
+    pub(super) operation: u64,
     pub(super) pending: Option<Pending>,
-    watched: Watched,
+    pub(super) watched: Watched,
     pub(super) watches_at: usize,
     pub(super) tree: TreeClient,
+    /// Asks what a script has it ask, and nothing else.
+    pub(super) script: Option<Scripted>,
 }
 
 impl Client {
@@ -105,6 +108,7 @@ impl Client {
             watched: Watched { key, end, next: Revision(2) },
             watches_at: at,
             tree,
+            script: None,
         }
     }
 }
@@ -118,7 +122,8 @@ impl World {
 
     /// A client asks for something, unless it waits for an answer or nobody is to ask any more.
     pub(super) fn client_turn(&mut self, client: usize) -> Checked {
-        if self.draining || self.clients[client].pending.is_some() {
+        let this = &self.clients[client];
+        if self.draining || this.pending.is_some() || this.script.is_some() {
             return Ok(());
         }
         let members = self.plan.members as u64;
@@ -224,6 +229,9 @@ impl World {
         let this = &mut self.clients[client];
         let member = this.at;
         let moves = matches!(delivery, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut);
+        if let Some(script) = &mut this.script {
+            script.told = Told::of(&delivery);
+        }
         match (pending, delivery) {
             (Pending::Command { origin, since, pin }, Delivery::Answer(applied)) => {
                 self.answered(client, member, origin, since, *applied)?;
@@ -347,6 +355,12 @@ impl World {
             self.scrub_soon(member);
             return Ok(());
         }
+        if let Some(script) = &mut self.clients[client].script {
+            script.told = Some(match &got {
+                Ok(reply) => Told::Read(reply.clone()),
+                Err(error) => Told::ReadRefused(error.clone()),
+            });
+        }
         if let Ok(reply) = &got {
             self.showed(member, Some(reply.revision), None)?;
             let this = &mut self.clients[client];
@@ -381,8 +395,12 @@ impl World {
             let this = &mut self.clients[client];
             this.watches_at = this.rng.below(members) as usize;
         }
-        let this = &mut self.clients[client];
-        let member = this.watches_at;
+        self.watch_there(client)
+    }
+
+    /// A watcher takes what the member has for it at which it watches.
+    pub(super) fn watch_there(&mut self, client: usize) -> Checked {
+        let member = self.clients[client].watches_at;
         if !self.is_judged(member) {
             return Ok(());
         }

@@ -16,6 +16,7 @@ mod locks;
 mod member;
 mod newcomers;
 mod operator;
+pub mod script;
 mod scrub;
 mod settings;
 mod shown;
@@ -253,11 +254,15 @@ impl World {
             Kind::Joins => Plan::draw_for_joins(&mut rng),
             Kind::Full => Plan::draw_for_full_disks(&mut rng),
         };
-        let fills = kind == Kind::Full;
         let mut settings = Settings::draw(&mut rng);
-        if fills {
+        if kind == Kind::Full {
             settings = full::settings(&mut rng, settings);
         }
+        Self::with(options, kind, plan, settings, rng)
+    }
+
+    fn with(options: Options, kind: Kind, plan: Plan, settings: Settings, mut rng: Rng) -> Self {
+        let fills = kind == Kind::Full;
         let mut network = SimNetwork::new(rng.fork(1), rng.between(50_000, 2 * MILLI));
         network.faults = plan.network_faults(&mut rng);
         let machines: Vec<Machine> = (0..plan.members)
@@ -382,20 +387,35 @@ impl World {
         if self.newcomers.is_some() {
             self.events.at(0, Event::Look);
         }
-        for client in 0..self.clients.len() {
-            self.events.at(0, Event::Client { client });
-            self.events.at(0, Event::Watch { client });
-        }
+        self.begin_clients();
         for number in 0..self.lockers.as_ref().map_or(0, locks::Lockers::len) {
             self.events.at(0, Event::Locker { number });
         }
         let first = self.rng.exponential(self.plan.fault_every_nanos);
         self.events.at(first, Event::Fault);
         self.events.at(self.plan.storm_nanos, Event::StormEnds);
-        while let Some(event) = self.events.take() {
-            self.taken += 1;
-            self.hash.number(self.events.now());
-            self.take(event)?;
+        self.run_to_the_end()
+    }
+
+    fn begin_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            self.events.at(0, Event::Client { client });
+            self.events.at(0, Event::Watch { client });
+        }
+    }
+
+    /// What happens next, happens; false where nothing does.
+    fn step(&mut self) -> Checked<bool> {
+        let Some(event) = self.events.take() else { return Ok(false) };
+        self.taken += 1;
+        self.hash.number(self.events.now());
+        self.take(event)?;
+        Ok(true)
+    }
+
+    /// Until nobody asks for anything any more and all members came to the same end, which is looked at then.
+    fn run_to_the_end(&mut self) -> Checked {
+        while self.step()? {
             if self.draining && self.is_settled() && self.is_sound()? {
                 return self.compare_all();
             }

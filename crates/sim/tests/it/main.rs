@@ -1,5 +1,7 @@
 //! The simulator itself: seeds repeat bit for bit, and worlds without faults find nothing.
 
+mod scenarios;
+
 use quorate_sim::report::{Options, Outcome, guarded, regressions};
 use quorate_sim::{log_world, run_joins, run_members, world};
 

@@ -1,0 +1,71 @@
+//! The bugs that others had: a script for each, named after what went wrong.
+//!
+//! A scenario runs whole members through what led to the bug, in a few seeds, so that timings differ. It is judged by the
+//! oracles of every world, and says itself what must be seen besides. Invariant: each makes sure that it got to where the bug
+//! would show ([`Script::until`], `ensure!`), so that none passes by missing it.
+
+mod reads;
+
+use crate::oracle::Checked;
+use crate::report::{Mutant, Options, Outcome};
+use crate::world::Kind;
+use crate::world::script::{self, Script, Setting};
+
+/// One scripted world.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    setting: Setting,
+    steps: fn(&mut Script) -> Checked,
+    /// In how many seeds it is run.
+    pub seeds: u64,
+    /// The planted bugs that it must find.
+    pub finds: &'static [&'static str],
+}
+
+impl Scenario {
+    /// Three members that stay, and nobody else who asks for anything.
+    const fn new(name: &'static str, steps: fn(&mut Script) -> Checked) -> Self {
+        let setting = Setting { kind: Kind::Fixed, founders: 3, machines: 3, load: 0, tune: |_| {} };
+        Self { name, setting, steps, seeds: 6, finds: &[] }
+    }
+
+    const fn members(mut self, members: usize) -> Self {
+        (self.setting.founders, self.setting.machines) = (members, members);
+        self
+    }
+
+    const fn load(mut self, clients: usize) -> Self {
+        self.setting.load = clients;
+        self
+    }
+
+    const fn finds(mut self, mutants: &'static [&'static str]) -> Self {
+        self.finds = mutants;
+        self
+    }
+
+    #[must_use]
+    pub fn run(&self, options: Options) -> Outcome {
+        script::run(options, self.setting, self.steps)
+    }
+
+    /// The planted bugs of this build that it must find.
+    pub fn mutants(&self) -> impl Iterator<Item = (&'static str, Mutant)> {
+        let finds = self.finds;
+        Mutant::all().iter().copied().filter(move |(name, _)| finds.contains(name))
+    }
+}
+
+/// All of them.
+pub const ALL: &[&[Scenario]] = &[reads::ALL];
+
+/// The scenario of this name, or all of them.
+#[must_use]
+pub fn named(name: &str) -> Vec<Scenario> {
+    all().filter(|scenario| name == "all" || name == scenario.name).collect()
+}
+
+pub fn all() -> impl Iterator<Item = Scenario> {
+    ALL.iter().copied().flatten().copied()
+}
