@@ -48,6 +48,12 @@ impl Clock {
         self.base_virtual = self.base_virtual.max(now + nanos);
     }
 
+    /// A clock that stood still goes on now.
+    pub fn goes_on(&mut self, now: u64) {
+        self.base_monotonic = self.monotonic(now);
+        self.base_virtual = now;
+    }
+
     /// Somebody sets the wall clock.
     pub fn set_wall_offset(&mut self, nanos: i64) {
         self.wall_offset = nanos;

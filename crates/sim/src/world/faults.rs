@@ -142,6 +142,7 @@ impl World {
                     status: Status::default(),
                     alone_since: self.events.now(),
                     shows_less: false,
+                    checkpoint: LogIndex::ZERO,
                     hashed: LogIndex::ZERO,
                     last_unreachable: 0,
                     ready_at,

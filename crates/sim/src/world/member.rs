@@ -81,6 +81,8 @@ pub struct Running {
     pub alone_since: u64,
     /// It heard of no leader for so long that it may show less than it once did.
     pub shows_less: bool,
+    /// What its newest checkpoint of this run holds.
+    pub checkpoint: LogIndex,
     /// Last index at which the tables' hash was compared.
     pub hashed: LogIndex,
     pub last_unreachable: u64,

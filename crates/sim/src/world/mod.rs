@@ -43,7 +43,8 @@ use crate::report::{Options, Outcome};
 use crate::rng::Rng;
 use clients::{Client, Delivery};
 use member::{Input, Machine, Stage};
-use settings::Settings;
+pub use newcomers::Way;
+pub use settings::Settings;
 
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLI;
@@ -160,6 +161,8 @@ enum Event {
         epoch: u64,
     },
     Deadline,
+    /// A script waited for this time.
+    Waited,
     /// Nobody has kept any lease alive for longer than any lasts.
     LeasesEnd,
 }
@@ -216,6 +219,8 @@ pub struct World {
     scrubs: u32,
     scrub_due_at: u64,
     counts: BTreeMap<&'static str, u64>,
+    /// What a script does with messages of consensus.
+    intercept: Option<script::Intercept>,
 }
 
 /// Which world a seed is run in.
@@ -349,6 +354,7 @@ impl World {
             scrubs: 0,
             scrub_due_at: 0,
             counts: BTreeMap::new(),
+            intercept: None,
             options,
             kind,
             plan,
@@ -507,6 +513,7 @@ impl World {
                 ensure!(deadline.is_none(), "a node of the tree outlives its deadline, {deadline:?}");
                 Ok(())
             }
+            Event::Waited => Ok(()),
             Event::Deadline => {
                 let seconds = self.heal_nanos_max() / SECOND;
                 Err(Violation(format!(

@@ -237,7 +237,7 @@ impl World {
     }
 
     /// What a user of a cluster of one leaves there: it must not be given up then.
-    fn write_alone(&mut self, machine: usize) -> Checked {
+    pub(super) fn write_alone(&mut self, machine: usize) -> Checked {
         let cluster = self.machines[machine].identity.cluster;
         let (seq, start) = self.next_seq(machine);
         let origin = Origin { member: self.id_of(machine), start, seq };

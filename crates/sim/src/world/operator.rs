@@ -191,6 +191,12 @@ impl World {
             return Ok(());
         }
         let member = *operator.rng.pick(&serving);
+        self.change_through(member, request)
+    }
+
+    /// Asks for a change through a member that runs.
+    pub(super) fn change_through(&mut self, member: usize, request: MembershipRequest) -> Checked {
+        let Some(operator) = &mut self.operator else { return Ok(()) };
         operator.operation += 1;
         let operation = operator.operation;
         let (seq, start) = self.next_seq(member);
@@ -244,7 +250,7 @@ impl World {
     }
 
     /// Starts what was added, and turns off what was removed.
-    fn look_after_machines(&mut self) {
+    pub(super) fn look_after_machines(&mut self) {
         let now = self.events.now();
         for member in 0..self.plan.members {
             let listed = self.oracle.members.with_url(&url(member));
@@ -294,7 +300,7 @@ impl World {
         self.restart_after(member, wait);
     }
 
-    fn turn_off(&mut self, member: usize) {
+    pub(super) fn turn_off(&mut self, member: usize) {
         self.trace(|| format!("m{member} is turned off and emptied"));
         self.crash(member, CrashKind::Process, 0);
         if let Some(operator) = &mut self.operator {
@@ -337,6 +343,11 @@ impl World {
         self.trace(|| format!("m{member} ({id}) loses its disk"));
         self.count("members: wiped");
         self.crash(member, CrashKind::Process, down_nanos);
+        self.lose_disk(member);
+    }
+
+    /// A machine that is down gets an empty disk; its member comes back as another.
+    pub(super) fn lose_disk(&mut self, member: usize) {
         let again = Incarnation(self.rng.draw().max(1));
         let machine = &mut self.machines[member];
         machine.disk.wipe();

@@ -159,6 +159,9 @@ impl World {
                 self.hand(member, at, Input::Apply(input));
             }
             LogOutput::Transfer(input) => {
+                if matches!(input, TransferInput::Fetch { .. }) {
+                    self.count("snapshot: fetch begun");
+                }
                 if !matches!(input, TransferInput::Frame { .. }) {
                     self.trace(|| format!("m{member} transfer: {input:?}"));
                 }
@@ -418,6 +421,9 @@ impl World {
         match output {
             Some(CheckpointOutput::Durable { point, membership }) => {
                 self.count("checkpoint: durable");
+                if let Some(running) = &mut self.machines[member].running {
+                    running.checkpoint = point.index;
+                }
                 self.hand(member, at, Input::CheckpointDone(Some(point.index)));
                 self.hand(member, at, Input::Log(LogInput::StoreNoSpace(false)));
                 self.hand(member, at, Input::Log(LogInput::Checkpointed { point, membership }));
@@ -524,6 +530,11 @@ impl World {
             &frame
         {
             self.trace(|| format!("m{from} to m{to}: {frame:?}"));
+        }
+        if let Ok(Frame::Raft(message)) = &frame
+            && self.is_intercepted(from, to, message, &bytes)
+        {
+            return;
         }
         let lane = lane as u8;
         if matches!(frame, Ok(Frame::Chunk { .. })) {

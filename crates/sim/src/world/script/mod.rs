@@ -6,24 +6,29 @@
 //!
 //! Invariant: a script that cannot get what it waits for is a violation, not a success.
 
+mod joins;
+mod messages;
+
 use bytes::Bytes;
 use quorate_ids::{LogIndex, Revision, Term};
 use quorate_member::core::{LeaseAnswer, LogInput};
 use quorate_member::{ModelReply, RequestError, Status};
-use quorate_models::ModelId;
 use quorate_models::keys::{self, Command, KeysError, Put, RangeEnd, RangeQuery, RangeReply, Reply};
+use quorate_models::{ModelId, tree};
+use quorate_store::Store;
 
 use super::clients::{Client, Delivery, Pending};
 use super::member::{Input, Stage};
+use super::newcomers::Way;
 use super::tree::TreeClient;
 use super::{Event, Kind, MILLI, SECOND, Settings, World};
 use crate::disk::CrashKind;
 use crate::nemesis::{Plan, Shape};
-use crate::network::NetworkFaults;
-use crate::oracle::{Checked, Oracle, Violation, ensure};
+use crate::oracle::{Checked, Oracle, Violation, Watched, ensure};
 use crate::report::{Options, Outcome};
 use crate::rng::Rng;
 use crate::workload::{Mix, TreeMix};
+pub(super) use messages::Intercept;
 
 /// A script waits so long for anything at most.
 const WAIT_NANOS_MAX: u64 = 120 * SECOND;
@@ -39,10 +44,14 @@ pub struct Setting {
     /// Machines whose members found the cluster, and all machines.
     pub founders: usize,
     pub machines: usize,
+    /// The founders run when the script begins.
+    pub starts_founders: bool,
     /// Clients that ask for what they like all the while.
     pub load: usize,
+    /// Where machines join by request: how.
+    pub way: Way,
     /// Changes what was drawn.
-    pub tune: fn(&mut Settings),
+    pub tune: fn(&mut Plan, &mut Settings),
 }
 
 /// What a scripted request came to.
@@ -99,6 +108,7 @@ pub struct Watcher(usize);
 /// See the module.
 pub struct Script {
     world: World,
+    starts_founders: bool,
 }
 
 /// Runs a script to its end.
@@ -112,19 +122,27 @@ pub fn run(options: Options, setting: Setting, steps: fn(&mut Script) -> Checked
 impl Script {
     fn new(options: Options, setting: Setting) -> Self {
         let mut rng = Rng::new(options.seed);
-        let plan = Plan::quiet(&mut rng, setting.founders, setting.machines, setting.load);
+        let mut plan = Plan::quiet(&mut rng, setting.founders, setting.machines, setting.load);
         let mut settings = Settings::draw(&mut rng);
         // Nothing is refused for want of a place in a queue.
         (settings.proposals_max, settings.reads_max, settings.apply_lag_entries_max) = (1024, 1024, 5_000);
-        (setting.tune)(&mut settings);
+        (setting.tune)(&mut plan, &mut settings);
         let mut world = World::with(options, setting.kind, plan, settings, rng);
         world.lockers = None;
-        Self { world }
+        if let Some(newcomers) = &mut world.newcomers {
+            newcomers.way = setting.way;
+        }
+        Self { world, starts_founders: setting.starts_founders }
     }
 
     fn run(&mut self, steps: fn(&mut Self) -> Checked) -> Checked {
-        for member in 0..self.world.plan.founders {
-            self.world.start(member)?;
+        if self.world.newcomers.is_some() {
+            self.world.events.at(0, Event::Look);
+        }
+        if self.starts_founders {
+            for member in 0..self.world.plan.founders {
+                self.world.start(member)?;
+            }
         }
         self.world.begin_clients();
         steps(self)?;
@@ -133,6 +151,7 @@ impl Script {
 
     /// Everything is healed and started; all serve, and agree.
     fn finish(&mut self) -> Checked {
+        self.world.intercept = None;
         self.world.end_storm();
         for member in 0..self.members() {
             self.resume(member);
@@ -142,7 +161,9 @@ impl Script {
             self.world.events.after(0, Event::Operator);
         }
         while !self.world.draining {
-            let serving = (0..self.members()).filter(|member| self.world.serving_clients(*member).is_some());
+            let counts = |member: &usize| self.world.operator.is_none() || self.world.is_member(*member);
+            let serving = (0..self.members()).filter(counts);
+            let serving = serving.filter(|member| self.world.serving_clients(*member).is_some());
             for member in serving.collect::<Vec<_>>() {
                 let read = self.ask_read(member, "k")?;
                 self.hear(read)?;
@@ -172,7 +193,7 @@ impl Script {
     /// Lets time pass, where time itself is what matters.
     pub fn pass(&mut self, nanos: u64) -> Checked {
         let until = self.now() + nanos;
-        self.world.events.at(until, Event::HealDisk { member: 0 });
+        self.world.events.at(until, Event::Waited);
         while self.now() < until && self.world.step()? {}
         Ok(())
     }
@@ -216,7 +237,8 @@ impl Script {
 
     #[must_use]
     pub fn applied(&self, member: usize) -> LogIndex {
-        self.status(member).map_or(LogIndex::ZERO, |status| status.applied)
+        let running = self.world.machines[member].running.as_ref();
+        running.map_or(LogIndex::ZERO, |running| running.stages.apply.applied_index())
     }
 
     /// How often something was counted.
@@ -255,7 +277,10 @@ impl Script {
             for at in 0..self.members() {
                 self.world.push(at, Input::Log(LogInput::TransferLeadership { to }))?;
             }
-            self.pass(self.election_timeout_nanos())?;
+            let patience = self.now() + self.election_timeout_nanos();
+            while self.now() < patience && !self.leads(member) {
+                self.pass(MILLI)?;
+            }
         }
         Err(Violation(format!("leadership does not move to member {member}")))
     }
@@ -301,13 +326,27 @@ impl Script {
 
     /// Asks for a linearizable read of a key.
     pub fn ask_read(&mut self, member: usize, key: &str) -> Checked<Asked> {
+        self.ask_query(member, RangeQuery::new(Bytes::copy_from_slice(key.as_bytes()), RangeEnd::Single))
+    }
+
+    /// Asks for a linearizable read of anything.
+    pub fn ask_query(&mut self, member: usize, query: RangeQuery) -> Checked<Asked> {
         let (client, operation) = self.begin_request(member);
-        let query = RangeQuery::new(Bytes::copy_from_slice(key.as_bytes()), RangeEnd::Single);
         let (seq, _) = self.world.next_seq(member);
         let floor = self.world.oracle.floor();
         self.world.clients[client].pending = Some(Pending::Read { query, floor });
         self.world.ask(client, operation, member, seq);
         self.world.push(member, Input::Log(LogInput::Read { seq }))?;
+        Ok(Asked(client))
+    }
+
+    /// Asks a member to keep a lease alive.
+    pub fn ask_lease(&mut self, member: usize, lease: i64) -> Checked<Asked> {
+        let (client, operation) = self.begin_request(member);
+        let (seq, _) = self.world.next_seq(member);
+        self.world.clients[client].pending = Some(Pending::Lease { id: lease, since: self.now() });
+        self.world.ask(client, operation, member, seq);
+        self.world.push(member, Input::Log(LogInput::AskLease { seq, lease, renew: true }))?;
         Ok(Asked(client))
     }
 
@@ -362,6 +401,70 @@ impl Script {
         Err(Violation(format!("member {member} answers no read")))
     }
 
+    /// Reads anything through this member, asking as often as it takes.
+    pub fn query(&mut self, member: usize, query: &RangeQuery) -> Checked<Told> {
+        let deadline = self.now() + WAIT_NANOS_MAX;
+        while self.now() < deadline {
+            self.until("the member runs", |script| script.world.serving_clients(member).is_some())?;
+            let asked = self.ask_query(member, query.clone())?;
+            let told = self.hear(asked)?;
+            if matches!(told, Told::Read(_) | Told::ReadRefused(_)) {
+                return Ok(told);
+            }
+            self.pass(RETRY_NANOS)?;
+        }
+        Err(Violation(format!("member {member} answers no read")))
+    }
+
+    /// Has a command of the tree done, through this member, asking as often as it takes.
+    pub fn tree(&mut self, member: usize, command: &tree::Command) -> Checked<tree::Reply> {
+        let deadline = self.now() + WAIT_NANOS_MAX;
+        while self.now() < deadline {
+            self.until("the member runs", |script| script.world.serving_clients(member).is_some())?;
+            let asked = self.ask_model(member, ModelId::TREE, tree::encode(command))?;
+            if let Told::Answer { reply: ModelReply::Tree(reply), .. } = self.hear(asked)? {
+                return Ok(reply);
+            }
+            self.pass(RETRY_NANOS)?;
+        }
+        Err(Violation(format!("member {member} takes no {command:?}")))
+    }
+
+    // ---- watching ----
+
+    /// A watch of all keys from the first revision on.
+    pub fn watch(&mut self) -> Watcher {
+        let client = self.client();
+        let this = &mut self.world.clients[client];
+        this.script = Some(Scripted { told: None, awaited: true });
+        this.watched =
+            Watched { key: Bytes::from_static(b"\0"), end: RangeEnd::Unbounded, next: Revision(2) };
+        Watcher(client)
+    }
+
+    /// The watcher takes what this member has for it, as much as a watcher takes at a time: judged as any watch is.
+    pub fn look(&mut self, watcher: Watcher, member: usize) -> Checked {
+        self.world.clients[watcher.0].watches_at = member;
+        self.world.watch_there(watcher.0)
+    }
+
+    /// The first revision that the watcher has not seen.
+    #[must_use]
+    pub fn next_of(&self, watcher: Watcher) -> Revision {
+        self.world.clients[watcher.0].watched.next
+    }
+
+    /// The watcher takes from this member all that there is.
+    pub fn watch_all(&mut self, watcher: Watcher, member: usize) -> Checked {
+        let deadline = self.now() + WAIT_NANOS_MAX;
+        while self.next_of(watcher).0 <= self.oracle().reference().revision() {
+            ensure!(self.now() < deadline, "a watch at member {member} stops at {}", self.next_of(watcher));
+            self.look(watcher, member)?;
+            self.pass(MILLI)?;
+        }
+        Ok(())
+    }
+
     // ---- what goes wrong ----
 
     /// The member stays down until it is started.
@@ -380,8 +483,10 @@ impl Script {
         self.world.machines[member].running.is_some()
     }
 
-    /// Starts a member that is down.
+    /// Starts a member that is down, once the process that was killed is gone.
     pub fn start(&mut self, member: usize) -> Checked {
+        let quiet_at = self.world.machines[member].disk.quiet_at();
+        self.pass(quiet_at.saturating_sub(self.now()))?;
         self.world.machines[member].restart_pending = false;
         self.world.start(member)
     }
@@ -392,6 +497,13 @@ impl Script {
         self.world.machines[member].paused_until = self.now() + FOR_GOOD_NANOS;
     }
 
+    /// The same, and its clock stands still, as that of a machine that sleeps.
+    pub fn sleep(&mut self, member: usize) {
+        self.pause(member);
+        let now = self.now();
+        self.world.machines[member].clock.stand_still(now, FOR_GOOD_NANOS);
+    }
+
     pub fn resume(&mut self, member: usize) {
         let now = self.now();
         let machine = &mut self.world.machines[member];
@@ -399,6 +511,7 @@ impl Script {
             return;
         }
         machine.paused_until = now;
+        machine.clock.goes_on(now);
         let epoch = machine.epoch;
         self.say(|| format!("m{member} is resumed"));
         Stage::ALL.into_iter().for_each(|stage| self.world.wake_at(member, epoch, stage, now));
@@ -415,14 +528,65 @@ impl Script {
         self.partition(&Shape::Alone { member });
     }
 
+    /// Nobody hears anybody.
+    pub fn cut_all(&mut self) {
+        self.say(|| "nobody hears anybody".to_owned());
+        for from in 0..self.members() {
+            (0..self.members()).filter(|to| *to != from).for_each(|to| self.world.network.cut(from, to));
+        }
+    }
+
     pub fn heal(&mut self) {
         self.say(|| "the network is whole".to_owned());
         self.world.network.heal();
     }
 
-    /// How the network treats each frame from now on.
-    pub fn network(&mut self, faults: NetworkFaults) {
-        self.world.network.faults = faults;
+    /// Calls of this member's disk take so many times as long from now on.
+    pub fn slow_disk(&mut self, member: usize, factor: u64) {
+        let until = self.now() + FOR_GOOD_NANOS;
+        self.world.machines[member].disk.set_slow(factor, until);
+    }
+
+    /// Each frame from one to the other takes so much longer.
+    pub fn slow_link(&mut self, from: usize, to: usize, nanos: u64) {
+        self.world.network.slow(from, to, nanos);
+    }
+
+    /// Has a member make a checkpoint that holds all that it has applied by now.
+    pub fn checkpoint(&mut self, member: usize) -> Checked {
+        let wanted = self.applied(member);
+        let has = move |script: &Self| {
+            let running = script.world.machines[member].running.as_ref();
+            running.is_some_and(|running| {
+                let busy_until = running.queues[Stage::Checkpoint as usize].busy_until;
+                running.checkpoint >= wanted && busy_until <= script.now()
+            })
+        };
+        if !has(self) {
+            self.world.push(member, Input::Log(LogInput::Checkpoint))?;
+        }
+        self.until("a checkpoint", has)
+    }
+
+    /// What a member that runs has in its tables.
+    #[must_use]
+    pub fn store(&self, member: usize) -> Option<&Store> {
+        self.world.machines[member].running.as_ref().map(|running| &running.stages.store)
+    }
+
+    /// Whether all that run have applied all that is committed.
+    #[must_use]
+    pub fn all_applied(&self) -> bool {
+        let end = self.world.oracle.committed_index();
+        let running = self.world.machines.iter().filter_map(|machine| machine.running.as_ref());
+        running.into_iter().all(|running| running.stages.apply.applied_index() == end)
+    }
+
+    /// Whether a member has forgotten all that compaction allows to forget.
+    #[must_use]
+    pub fn is_compacted(&self, member: usize) -> bool {
+        let running = self.world.machines[member].running.as_ref();
+        running.is_some_and(|running| !running.stages.apply.has_background_work())
     }
 
     #[must_use]
