@@ -253,7 +253,9 @@ impl Plan {
                     Damage::StaleRead,
                 ]),
             },
-            Kind::LonelyLeader => Fault::LonelyLeader { nanos: rng.between(500, 4_000) * MILLI },
+            Kind::LonelyLeader => {
+                Fault::LonelyLeader { nanos: rng.between(500, 4_000) * MILLI, kept: rng.one_in(2) }
+            }
             Kind::Clock => Fault::Clock {
                 member,
                 drift_ppm: rng.below(2_000) as i64 - 1_000,
@@ -387,6 +389,8 @@ pub enum Fault {
     /// Whoever leads then is cut off from the other members.
     LonelyLeader {
         nanos: u64,
+        /// For as long as leases last instead, and nothing else goes wrong meanwhile.
+        kept: bool,
     },
     /// The others reach only this member, over slow links; it dies whenever a vote of its is durable, and is back in
     /// milliseconds.

@@ -227,7 +227,9 @@ impl Wishes {
         Command::Txn(Txn { compare: vec![Compare { key: counter, end, op, target }], success, failure })
     }
 
-    fn only_keeps(&self) -> bool {
+    /// Whether all that it asks for is about leases.
+    #[must_use]
+    pub fn only_keeps(&self) -> bool {
         self.mix.put == 0
     }
 
@@ -240,7 +242,7 @@ impl Wishes {
     }
 
     fn lease(&mut self) -> Wish {
-        let keeps = self.only_keeps() && !self.leases.is_empty() && !self.rng.one_in(100);
+        let keeps = self.only_keeps() && !self.leases.is_empty() && !self.rng.one_in(1_000);
         if keeps || (!self.leases.is_empty() && self.rng.one_in(2)) {
             return Wish::KeepAlive { lease: *self.rng.pick(&self.leases) };
         }

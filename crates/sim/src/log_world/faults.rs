@@ -66,7 +66,7 @@ impl LogWorld {
                 self.events.after(nanos, Event::HealNetwork);
                 *self.counts.entry("network: race for a vote").or_default() += 1;
             }
-            Fault::LonelyLeader { nanos } => {
+            Fault::LonelyLeader { nanos, .. } => {
                 let leads = |machine: &Machine| {
                     let status = machine.replica.as_ref()?.consensus.status();
                     (status.role == Role::Leader).then_some(status.term)

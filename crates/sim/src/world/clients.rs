@@ -92,6 +92,15 @@ impl Client {
         (first..first + 3).map(keeper).collect()
     }
 
+    /// Whether it does nothing but keep leases alive.
+    pub fn keeps_leases(&self) -> bool {
+        self.wishes.only_keeps()
+    }
+
+    pub fn lost_touch(&mut self) {
+        self.wishes.lost_touch();
+    }
+
     pub fn new(mut rng: Rng, client: usize, mix: Mix, members: usize, tree: TreeClient) -> Self {
         let at = rng.below(members as u64) as usize;
         let (key, end) = match rng.below(3) {
@@ -127,10 +136,12 @@ impl World {
             return Ok(());
         }
         let members = self.plan.members as u64;
+        let stays_with = self.stays_with(client);
         let this = &mut self.clients[client];
         if this.rng.one_in(20) {
             this.at = this.rng.below(members) as usize;
         }
+        this.at = stays_with.unwrap_or(this.at);
         let member = this.at;
         let judged = !(self.options.mutant.is_one_members_own() && member == 1);
         if self.serving_clients(member).is_none() || !judged {
@@ -244,7 +255,7 @@ impl World {
                 }
             }
             (Pending::Lease { .. }, Delivery::Refused(_) | Delivery::Gone | Delivery::TimedOut) => {
-                self.clients[client].wishes.lost_touch();
+                self.lost_touch(client);
             }
             (Pending::Command { origin, .. }, Delivery::Refused(error)) => {
                 let certain = !matches!(

@@ -227,6 +227,9 @@ impl World {
             return;
         }
         let wait = self.rng.exponential(self.plan.fault_every_nanos);
+        if self.is_vigil() {
+            return self.events.after(wait, Event::Fault);
+        }
         if let Some(fault) = self.plan.next(&mut self.rng) {
             self.trace(|| format!("fault: {fault:?}"));
             self.fault(fault);
@@ -297,8 +300,11 @@ impl World {
                 self.events.after(nanos, Event::HealNetwork);
                 self.count("network: race for a vote");
             }
-            Fault::LonelyLeader { nanos } => {
+            Fault::LonelyLeader { nanos, kept } => {
                 let Some(member) = self.leader() else { return };
+                if kept {
+                    return self.begin_vigil(member);
+                }
                 Shape::Alone { member }.apply(&mut self.network, self.plan.members);
                 self.events.after(nanos, Event::HealNetwork);
                 self.count("network: leader cut off");

@@ -24,6 +24,7 @@ mod stages;
 mod statistics;
 mod tree;
 mod versions;
+mod vigil;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -213,6 +214,7 @@ pub struct World {
     /// The last phase: nobody asks for anything any more, all members come to the same end.
     draining: bool,
     damaged: Option<usize>,
+    vigil: Option<vigil::Vigil>,
     /// How a snapshot is to be cut off.
     cut_snapshot: Option<(Cut, CrashKind, u64)>,
     /// How often all members' records were read once the faults had ended, and when that may be done again.
@@ -350,6 +352,7 @@ impl World {
             storm: true,
             draining: false,
             damaged: None,
+            vigil: None,
             cut_snapshot: None,
             scrubs: 0,
             scrub_due_at: 0,
@@ -485,7 +488,9 @@ impl World {
                 Ok(())
             }
             Event::HealNetwork => {
-                self.network.heal();
+                if !self.is_vigil() {
+                    self.network.heal();
+                }
                 Ok(())
             }
             Event::HealDisk { member } => {
