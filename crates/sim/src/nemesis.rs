@@ -40,7 +40,7 @@ pub struct Plan {
     pub vote_races: bool,
     /// The leader is cut off from all others, and from nobody else: its clients go on asking it.
     pub lonely_leaders: bool,
-    /// Snapshots are cut off half way.
+    /// Snapshots are cut off half way, and their bytes go bad.
     pub cut_snapshots: bool,
     /// Candidates ask before they disturb.
     pub pre_vote: bool,
@@ -199,6 +199,7 @@ impl Plan {
         allow(self.vote_races && self.members > 2, 4, Kind::VoteRace);
         allow(self.lonely_leaders && self.members > 2, 4, Kind::LonelyLeader);
         allow(self.cut_snapshots && self.members > 1, 2, Kind::CutSnapshot);
+        allow(self.cut_snapshots && self.members > 1, 2, Kind::RotInSnapshot);
         if kinds.is_empty() {
             return None;
         }
@@ -267,6 +268,7 @@ impl Plan {
                 kind: self.crash_kind(rng),
                 down_nanos,
             },
+            Kind::RotInSnapshot => Fault::RotInSnapshot { at: *rng.pick(&[End::Sender, End::Receiver]) },
             Kind::Transfer => Fault::Transfer { to: member },
             Kind::VoteRace => Fault::VoteRace {
                 hub: member,
@@ -295,6 +297,7 @@ enum Kind {
     VoteRace,
     LonelyLeader,
     CutSnapshot,
+    RotInSnapshot,
 }
 
 /// Who ends in the middle of a snapshot.
@@ -303,6 +306,13 @@ pub enum Cut {
     Sender,
     Receiver,
     Link,
+}
+
+/// An end of a snapshot's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Sender,
+    Receiver,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,6 +395,10 @@ pub enum Fault {
         who: Cut,
         kind: CrashKind,
         down_nanos: u64,
+    },
+    /// Bits of the next snapshot flip before they are sent, or before they are looked at.
+    RotInSnapshot {
+        at: End,
     },
     /// Whoever leads then is cut off from the other members.
     LonelyLeader {

@@ -215,6 +215,14 @@ impl SimDisk {
     }
 
     /// Files, with or without a name.
+    /// Every file by its name, and its length.
+    #[must_use]
+    pub fn listing(&self) -> Vec<(String, u64)> {
+        let state = self.lock();
+        let len = |inode| state.inodes.get(inode).map_or(0, |inode| inode.view.len());
+        state.names.view.names.iter().map(|(path, inode)| (path.clone(), len(inode))).collect()
+    }
+
     #[must_use]
     /// What lies in each folder: files, and bytes of them.
     pub fn folders(&self) -> BTreeMap<String, (u64, u64)> {

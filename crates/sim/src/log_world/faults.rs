@@ -77,7 +77,7 @@ impl LogWorld {
                 self.events.after(nanos, Event::HealNetwork);
                 *self.counts.entry("network: leader cut off").or_default() += 1;
             }
-            Fault::Clock { .. } | Fault::CutSnapshot { .. } => {}
+            Fault::Clock { .. } | Fault::CutSnapshot { .. } | Fault::RotInSnapshot { .. } => {}
         }
     }
 

@@ -29,7 +29,12 @@ pub struct LogRot {
 impl World {
     /// Damages the one disk that may be damaged now: that must be found, whenever it is read, and never served.
     pub(super) fn damage(&mut self, how: Damage) {
-        let Some(member) = self.choose_damaged() else { return };
+        if let Some(member) = self.choose_damaged() {
+            self.damage_disk_of(member, how);
+        }
+    }
+
+    pub(super) fn damage_disk_of(&mut self, member: usize, how: Damage) {
         if how == Damage::RotInLog {
             let spot = self.machines[member].disk.spot(Rot::WrittenByte, &|path| path.starts_with("wal/"));
             self.machines[member].log_rot = spot.map(|spot| LogRot { spot, batches: 0 });
@@ -71,7 +76,7 @@ impl World {
     }
 
     fn choose_damaged(&mut self) -> Option<usize> {
-        if let Some(member) = self.damaged.filter(|member| self.operator.is_none() || self.is_ill(*member)) {
+        if let Some(member) = self.still_damaged() {
             return Some(member);
         }
         // Whoever leads sends the snapshots: its damage could spread.
@@ -79,6 +84,15 @@ impl World {
         let any = self.rng.below(self.plan.members as u64) as usize;
         let member = leader.unwrap_or(any);
         self.may_be_damaged(member).then_some(member)
+    }
+
+    fn still_damaged(&self) -> Option<usize> {
+        self.damaged.filter(|member| self.operator.is_none() || self.is_ill(*member))
+    }
+
+    /// Whether this disk may be damaged now.
+    pub(super) fn may_damage(&self, member: usize) -> bool {
+        self.still_damaged().map_or_else(|| self.may_be_damaged(member), |damaged| damaged == member)
     }
 
     /// Whether a cluster that loses this disk goes on with all that it has.

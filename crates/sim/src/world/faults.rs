@@ -283,6 +283,7 @@ impl World {
                 disk.set_faults(DiskFaults { capacity_bytes, ..DiskFaults::default() });
                 self.events.after(nanos, Event::HealDisk { member });
             }
+            Fault::RotInSnapshot { at } => self.rot_in_snapshot = Some(at),
             Fault::Damage { how } => self.damage(how),
             Fault::Clock { member, drift_ppm, wall_nanos, still_nanos } => {
                 if still_nanos > 0 {

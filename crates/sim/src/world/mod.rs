@@ -20,6 +20,7 @@ pub mod script;
 mod scrub;
 mod settings;
 mod shown;
+mod snapshot_rot;
 mod stages;
 mod statistics;
 mod tree;
@@ -37,7 +38,7 @@ use quorate_member::joining::{Offer, Reply};
 use crate::clock::Clock;
 use crate::disk::{CrashKind, Latency, SimDisk};
 use crate::events::{EventHash, Events};
-use crate::nemesis::{Cut, Plan};
+use crate::nemesis::{Cut, End, Plan};
 use crate::network::SimNetwork;
 use crate::oracle::{Checked, Oracle, Violation, ensure};
 use crate::report::{Options, Outcome};
@@ -217,6 +218,9 @@ pub struct World {
     vigil: Option<vigil::Vigil>,
     /// How a snapshot is to be cut off.
     cut_snapshot: Option<(Cut, CrashKind, u64)>,
+    /// Where bits of the next snapshot flip, and whether any did at a receiver.
+    rot_in_snapshot: Option<End>,
+    rot_was_received: bool,
     /// How often all members' records were read once the faults had ended, and when that may be done again.
     scrubs: u32,
     scrub_due_at: u64,
@@ -354,6 +358,8 @@ impl World {
             damaged: None,
             vigil: None,
             cut_snapshot: None,
+            rot_in_snapshot: None,
+            rot_was_received: false,
             scrubs: 0,
             scrub_due_at: 0,
             counts: BTreeMap::new(),

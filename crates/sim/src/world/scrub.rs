@@ -66,7 +66,7 @@ impl World {
     /// What a member got in a snapshot is sound, whatever the disk of the sender has: it was checked before it was taken.
     pub(super) fn judge_installed(&self, member: usize) -> Checked {
         let machine = &self.machines[member];
-        if self.damaged.is_none() || machine.damaged || machine.errors {
+        if (self.damaged.is_none() && !self.rot_was_received) || machine.damaged || machine.errors {
             return Ok(());
         }
         let Some(running) = &machine.running else { return Ok(()) };

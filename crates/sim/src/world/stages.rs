@@ -468,6 +468,7 @@ impl World {
         }
         let epoch = machine.epoch;
         let at = self.busy(member, Stage::Transfer);
+        self.rot_at_receiver(member);
         for output in outputs {
             match output {
                 TransferOutput::Send { to, frame } => self.send(member, to, Lane::Bulk, frame.encode()),
@@ -537,6 +538,9 @@ impl World {
             return;
         }
         let lane = lane as u8;
+        if matches!(frame, Ok(Frame::SnapshotManifest { .. })) {
+            self.rot_at_sender(from);
+        }
         if matches!(frame, Ok(Frame::Chunk { .. })) {
             self.cut_snapshot(from, to, lane);
         }
