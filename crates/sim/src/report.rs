@@ -48,6 +48,7 @@ mod planted {
         ("skip-checkpoint-sync", Mutant::Store(Store::SkipSync)),
         ("skip-body-check", Mutant::Store(Store::SkipBodyCheck)),
         ("skip-snapshot-check", Mutant::Store(Store::SkipSnapshotCheck)),
+        ("keep-segments", Mutant::Store(Store::KeepSegments)),
         ("bump-empty-revision", Mutant::Models(Models::BumpEmptyRevision)),
         ("compact-too-far", Mutant::Models(Models::CompactTooFar)),
         ("drop-tree-event", Mutant::Models(Models::DropTreeEvent)),
@@ -61,9 +62,6 @@ mod planted {
         ("ignore-levels", Mutant::Member(Member::IgnoreLevels)),
     ];
 }
-
-/// Planted bugs that no hunt has found yet: `--mutant all` leaves them out.
-pub const NOT_FOUND_YET: &[&str] = &["confirm-lease-alone", "skip-snapshot-check"];
 
 impl Mutant {
     /// The mutants that this build has, by name.

@@ -244,6 +244,7 @@ impl Store {
         let folder = generation_folder(keeper.generation);
         for (_, file) in free {
             let name = match file {
+                Obsolete::Segment(_) if crate::mutants::planted!(KeepSegments) => continue,
                 Obsolete::Segment(number) => segment_name(number),
                 Obsolete::Run(number) => run_name(number),
             };

@@ -13,6 +13,8 @@ mod planting {
         SkipSnapshotCheck,
         /// What a checkpoint writes is not synced.
         SkipSync,
+        /// A segment that is not needed any more is not unlinked.
+        KeepSegments,
     }
 
     thread_local! {

@@ -90,6 +90,12 @@ impl Export {
         &self.manifest.meta
     }
 
+    /// The generation of the store that it is a checkpoint of.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.manifest.generation
+    }
+
     /// What [`Incoming::begin`] takes.
     #[must_use]
     pub fn manifest(&self) -> Bytes {

@@ -4,6 +4,7 @@
 //!
 //! - What is sent is one durable checkpoint, kept alive until the receiver is done or silent for too long.
 //! - A snapshot is reported fetched only after every file is here, verified and synced, under this member's identity.
+//! - What came of a snapshot that was given up, and stores of before, are removed sooner or later.
 //! - The receiver has a bounded number of chunks under way, so neither side's memory grows with the snapshot.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_disk::Disk;
 use quorate_ids::{MemberId, Monotonic};
-use quorate_store::{Chunk, Export, Identity, Incoming, IncomingError, Location, Pace, Store, StoreError};
+use quorate_store::{
+    Chunk, Export, Identity, Incoming, IncomingError, Location, Pace, Store, StoreError, generation_folder,
+};
 
 use super::Now;
 use super::mending::{self, Mended, Mending, Progress};
@@ -25,6 +28,10 @@ const CHUNKS_UNDER_WAY_MAX: usize = 8;
 const ASK_AGAIN_NANOS: u64 = 2_000_000_000;
 /// A transfer without any progress for this long is given up by either side.
 const SILENCE_NANOS_MAX: u64 = 30_000_000_000;
+/// What came of a snapshot that was given up is kept for the next attempt this long.
+const PART_KEPT_NANOS: u64 = 40_000_000_000;
+/// A start looks for as many stores before its own; each of those is older than a restart and a pin.
+const GENERATIONS_LOOKED_AT_MAX: u64 = 64;
 /// Where a snapshot does not fit the disk, its sender is told so only after this long, unless there is space before:
 /// it has a newer one then, which may be smaller. Less than what a sender waits for a receiver that says nothing.
 const ROOM_AWAITED_NANOS: u64 = 4_000_000_000;
@@ -110,6 +117,15 @@ struct Fetching {
     asked: Monotonic,
 }
 
+/// Whether a part of a snapshot may lie on the disk that nobody fetches any more.
+#[derive(Clone, Copy)]
+enum Part {
+    Gone,
+    /// From before this start.
+    Old,
+    Since(Monotonic),
+}
+
 /// A snapshot that did not fit the disk.
 struct NoRoom {
     from: MemberId,
@@ -128,6 +144,7 @@ pub struct TransferStage {
     generation: u64,
     sending: BTreeMap<MemberId, Sending>,
     fetching: Option<Fetching>,
+    part: Part,
     obsolete: Vec<u64>,
     mending: Mending,
     /// A snapshot may be what empties the disk: it draws on this.
@@ -145,7 +162,13 @@ impl TransferStage {
         generation: u64,
         reserve: Arc<Reserve>,
     ) -> Self {
-        let obsolete = generation.checked_sub(1).filter(|before| *before > 0).into_iter().collect();
+        // Readers may have held the one before the last when the last was installed, and the member may have ended since.
+        let is_there = |before: &u64| {
+            before + 1 == generation
+                || !disk.list(&generation_folder(*before)).is_ok_and(|files| files.is_empty())
+        };
+        let first = generation.saturating_sub(GENERATIONS_LOOKED_AT_MAX).max(1);
+        let obsolete = (first..generation).filter(is_there).collect();
         Self {
             disk,
             store,
@@ -153,6 +176,7 @@ impl TransferStage {
             generation,
             sending: BTreeMap::new(),
             fetching: None,
+            part: Part::Old,
             obsolete,
             mending: Mending::default(),
             reserve,
@@ -201,6 +225,7 @@ impl TransferStage {
                 self.ask(now);
             }
         }
+        self.look_for_parts(now);
         let current = self.generation;
         let fetching = self.fetching.is_some();
         let store = &self.store;
@@ -220,6 +245,18 @@ impl TransferStage {
             }
         });
         std::mem::take(&mut self.out)
+    }
+
+    fn look_for_parts(&mut self, now: Monotonic) {
+        match self.part {
+            _ if self.fetching.is_some() => {}
+            Part::Old => self.part = Part::Since(now),
+            Part::Since(since) if now.since(since) > PART_KEPT_NANOS => {
+                self.part = Part::Gone;
+                self.obsolete.push(self.generation + 1);
+            }
+            Part::Since(_) | Part::Gone => {}
+        }
     }
 
     fn mended(&mut self, progress: Progress) {
@@ -320,6 +357,7 @@ impl TransferStage {
 
     fn fetch(&mut self, from: MemberId, point: SnapshotPoint, now: Monotonic) {
         self.no_room = None;
+        self.part = Part::Old;
         self.fetching =
             Some(Fetching { from, point, incoming: None, under_way: 0, progress: now, asked: now });
         self.send(from, Frame::SnapshotOpen { point });
@@ -451,7 +489,11 @@ impl TransferStage {
         }
         self.fetching = None;
         match verified {
-            Some(Ok(())) => self.out.push(TransferOutput::Fetched { from, point, generation }),
+            Some(Ok(())) => {
+                // Whoever installs it, or not, says so.
+                self.part = Part::Gone;
+                self.out.push(TransferOutput::Fetched { from, point, generation });
+            }
             Some(Err(error)) => {
                 tracing::warn!(%error, "a snapshot did not verify; it is thrown away");
                 self.obsolete.push(generation);

@@ -1,4 +1,4 @@
-use quorate_disk::MemoryDisk;
+use quorate_disk::{MemoryDisk, Mode};
 use quorate_ids::{ClusterId, Incarnation, LogIndex, Term, WallTime};
 use quorate_store::{CheckpointMeta, Owners, StoreConfig, TableId, Unpaced};
 
@@ -86,4 +86,38 @@ fn a_snapshot_that_does_not_fit_is_not_begun_and_asked_for_again_after_a_while()
     assert!(matches!(told[..], [TransferOutput::Fetched { generation: 2, .. }]), "{told:?}");
     let left = receiver.reserve.space();
     assert!(left.is_full(), "it took of the reserve what it needed: {left:?}");
+}
+
+fn leave(disk: &MemoryDisk, path: &str) {
+    let file = disk.open(path, Mode { create: true, ..Mode::default() }).expect("opened");
+    file.write_at(b"left", 0).expect("written");
+}
+
+#[test]
+fn a_part_of_a_snapshot_that_nobody_sends_any_more_is_removed_after_a_while() {
+    let disk = MemoryDisk::new();
+    let mut receiver = stage(RECEIVER, &disk, 100);
+    let path = "store-0000000000000002/segment-00000001.part";
+    leave(&disk, path);
+    receiver.tick(at(SECOND));
+    receiver.tick(at(30 * SECOND));
+    assert_eq!(disk.list("store-0000000000000002").expect("listed").len(), 1, "the next attempt may go on");
+    receiver.tick(at(60 * SECOND));
+    assert_eq!(disk.list("store-0000000000000002").expect("listed"), Vec::new());
+}
+
+#[test]
+fn a_start_removes_all_stores_before_its_own() {
+    let disk = MemoryDisk::new();
+    let TransferStage { store, identity, reserve, .. } = stage(RECEIVER, &disk, 100);
+    drop(store);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = Store::create(shared.clone(), StoreConfig::default(), identity, 5).expect("a new store");
+    leave(&disk, "store-0000000000000003/manifest");
+    let mut receiver = TransferStage::new(shared, store, identity, 5, reserve);
+    receiver.tick(at(SECOND));
+    for before in 1..5 {
+        let folder = generation_folder(before);
+        assert_eq!(disk.list(&folder).expect("listed"), Vec::new(), "{folder}");
+    }
 }

@@ -12,6 +12,7 @@ mod faults;
 mod founding;
 mod full;
 mod hosting;
+mod leftovers;
 mod locks;
 mod member;
 mod newcomers;
@@ -224,6 +225,9 @@ pub struct World {
     /// How often all members' records were read once the faults had ended, and when that may be done again.
     scrubs: u32,
     scrub_due_at: u64,
+    /// Since when all is as it should be in the end, but for what lies on disks; and when they are looked at again.
+    at_rest_since: Option<u64>,
+    look_for_leftovers_at: u64,
     counts: BTreeMap<&'static str, u64>,
     /// What a script does with messages of consensus.
     intercept: Option<script::Intercept>,
@@ -362,6 +366,8 @@ impl World {
             rot_was_received: false,
             scrubs: 0,
             scrub_due_at: 0,
+            at_rest_since: None,
+            look_for_leftovers_at: 0,
             counts: BTreeMap::new(),
             intercept: None,
             options,
@@ -431,7 +437,7 @@ impl World {
     /// Until nobody asks for anything any more and all members came to the same end, which is looked at then.
     fn run_to_the_end(&mut self) -> Checked {
         while self.step()? {
-            if self.draining && self.is_settled() && self.is_sound()? {
+            if self.draining && self.is_settled() && self.is_sound()? && self.is_tidy()? {
                 return self.compare_all();
             }
         }
@@ -525,6 +531,8 @@ impl World {
                 Ok(())
             }
             Event::Waited => Ok(()),
+            // At rest, only what lies on disks is waited for.
+            Event::Deadline if self.at_rest_since.is_some() => Ok(()),
             Event::Deadline => {
                 let seconds = self.heal_nanos_max() / SECOND;
                 Err(Violation(format!(
