@@ -103,7 +103,7 @@ impl Mutant {
                 Member::PromoteTooEarly,
                 Member::LeaveAtOnce,
             ];
-            return matches!(self, Self::Member(mutant) if planted.contains(&mutant));
+            matches!(self, Self::Member(mutant) if planted.contains(&mutant))
         }
         #[cfg(not(feature = "mutants"))]
         false

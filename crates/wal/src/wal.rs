@@ -285,6 +285,15 @@ impl Wal {
         !self.spares.is_empty()
     }
 
+    /// Removes all spare segments but one: on a full disk others need their space more.
+    pub fn keep_one_spare(&mut self) -> Result<(), WalError> {
+        while self.spares.len() > 1 {
+            let spare = self.spares.pop_back().expect("there is more than one");
+            self.folder.remove(&spare.path)?;
+        }
+        Ok(())
+    }
+
     /// Prepares a spare segment where there is none. To be called again while [`Self::has_spare`] is false and the
     /// disk may have space again.
     pub fn prepare_spare(&mut self) -> Result<(), WalError> {

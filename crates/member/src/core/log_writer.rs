@@ -68,6 +68,7 @@ impl LogWriter {
         if self.unprepared.is_some() && self.stuck.is_none() {
             self.prepare();
         }
+        self.give_back_spares();
         if self.marked || self.stuck.is_some() {
             return None;
         }
@@ -99,6 +100,15 @@ impl LogWriter {
             _ if self.wal.has_spare() => self.unprepared = None,
             Some(batches) if *batches < SPARE_TRIED_EVERY => *batches += 1,
             _ => self.prepare(),
+        }
+    }
+
+    /// On a full disk the log does with one spare: another's space may be what a checkpoint, or a snapshot, lacks.
+    fn give_back_spares(&mut self) {
+        if self.reserve.space().is_full()
+            && let Err(error) = self.wal.keep_one_spare()
+        {
+            tracing::warn!(%error, "a spare segment of the log can't be removed");
         }
     }
 

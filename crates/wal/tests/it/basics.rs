@@ -198,6 +198,26 @@ fn released_segments_are_used_again_and_the_files_stay_few() {
 }
 
 #[test]
+fn spare_segments_but_one_are_given_back_where_others_need_the_space() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut wal = Wal::create(disk.clone(), small(), IDENTITY, 1).unwrap();
+    for index in 1..=200 {
+        wal.append(&[entry(index, 1, 100)]).unwrap();
+    }
+    wal.release(LogIndex(200)).unwrap();
+    // What was released is recycled once that is durable.
+    wal.append(&[entry(201, 1, 100)]).unwrap();
+    let (before, files) = (wal.stats(), disk.list(&small().folder).unwrap().len());
+    assert!(before.spare_segments > 1, "{before:?}");
+    wal.keep_one_spare().unwrap();
+    assert_eq!(wal.stats().spare_segments, 1);
+    assert_eq!(disk.list(&small().folder).unwrap().len(), files + 1 - before.spare_segments);
+    wal.append(&[entry(202, 1, 100)]).unwrap();
+    drop(wal);
+    assert_eq!(reopen(&disk, &small()).1.last_index, LogIndex(202));
+}
+
+#[test]
 fn an_idle_log_marks_once() {
     let disk = FaultDisk::new(true);
     let mut wal = Wal::create(disk.shared(), small(), IDENTITY, 1).unwrap();
