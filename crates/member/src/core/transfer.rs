@@ -30,6 +30,8 @@ const ASK_AGAIN_NANOS: u64 = 2_000_000_000;
 const SILENCE_NANOS_MAX: u64 = 30_000_000_000;
 /// What came of a snapshot that was given up is kept for the next attempt this long.
 const PART_KEPT_NANOS: u64 = 40_000_000_000;
+/// What could not be removed is tried again after this long.
+const REMOVE_AGAIN_NANOS: u64 = 20_000_000_000;
 /// A start looks for as many stores before its own; each of those is older than a restart and a pin.
 const GENERATIONS_LOOKED_AT_MAX: u64 = 64;
 /// Where a snapshot does not fit the disk, its sender is told so only after this long, unless there is space before:
@@ -146,6 +148,7 @@ pub struct TransferStage {
     fetching: Option<Fetching>,
     part: Part,
     obsolete: Vec<u64>,
+    remove_again_at: Monotonic,
     mending: Mending,
     /// A snapshot may be what empties the disk: it draws on this.
     reserve: Arc<Reserve>,
@@ -178,6 +181,7 @@ impl TransferStage {
             fetching: None,
             part: Part::Old,
             obsolete,
+            remove_again_at: Monotonic(0),
             mending: Mending::default(),
             reserve,
             no_room: None,
@@ -226,9 +230,16 @@ impl TransferStage {
             }
         }
         self.look_for_parts(now);
-        let current = self.generation;
-        let fetching = self.fetching.is_some();
-        let store = &self.store;
+        self.remove_obsolete(now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn remove_obsolete(&mut self, now: Monotonic) {
+        if now < self.remove_again_at {
+            return;
+        }
+        let (current, fetching) = (self.generation, self.fetching.is_some());
+        let (store, again_at) = (&self.store, &mut self.remove_again_at);
         self.obsolete.retain(|generation| {
             if *generation == current {
                 return false;
@@ -240,11 +251,11 @@ impl TransferStage {
                 Ok(removed) => !removed,
                 Err(error) => {
                     tracing::warn!(generation, %error, "an old generation of the store was not removed");
-                    false
+                    *again_at = now.plus(REMOVE_AGAIN_NANOS);
+                    true
                 }
             }
         });
-        std::mem::take(&mut self.out)
     }
 
     fn look_for_parts(&mut self, now: Monotonic) {

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use quorate_disk::{MemoryDisk, Mode};
 use quorate_ids::{ClusterId, Incarnation, LogIndex, Term, WallTime};
 use quorate_store::{CheckpointMeta, Owners, StoreConfig, TableId, Unpaced};
@@ -120,4 +122,49 @@ fn a_start_removes_all_stores_before_its_own() {
         let folder = generation_folder(before);
         assert_eq!(disk.list(&folder).expect("listed"), Vec::new(), "{folder}");
     }
+}
+
+/// A disk whose next sync of the folder of store 1 fails, once told so.
+struct Refuses {
+    disk: MemoryDisk,
+    next: AtomicBool,
+}
+
+impl Disk for Refuses {
+    fn open(&self, path: &str, mode: Mode) -> std::io::Result<Arc<dyn quorate_disk::File>> {
+        self.disk.open(path, mode)
+    }
+    fn list(&self, folder: &str) -> std::io::Result<Vec<quorate_disk::Listed>> {
+        self.disk.list(folder)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &str) -> std::io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, folder: &str) -> std::io::Result<()> {
+        if folder == generation_folder(1) && self.next.swap(false, Ordering::Relaxed) {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.disk.sync_dir(folder)
+    }
+    fn free_bytes(&self) -> std::io::Result<u64> {
+        self.disk.free_bytes()
+    }
+}
+
+#[test]
+fn a_store_of_before_that_the_disk_refuses_to_remove_is_removed_later() {
+    let disk = MemoryDisk::new();
+    let TransferStage { store, identity, reserve, .. } = stage(RECEIVER, &disk, 100);
+    drop(store);
+    let refuses = Arc::new(Refuses { disk: disk.clone(), next: AtomicBool::new(false) });
+    let store = Store::create(refuses.clone(), StoreConfig::default(), identity, 2).expect("a new store");
+    let mut receiver = TransferStage::new(refuses.clone(), store, identity, 2, reserve);
+    refuses.next.store(true, Ordering::Relaxed);
+    receiver.tick(at(SECOND));
+    assert_ne!(disk.list(&generation_folder(1)).expect("listed"), Vec::new(), "the disk refused");
+    receiver.tick(at(60 * SECOND));
+    assert_eq!(disk.list(&generation_folder(1)).expect("listed"), Vec::new());
 }
