@@ -321,7 +321,11 @@ impl Handle {
 
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        let mut status = self.shared.status.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        // The log loop hears of it at leisure; whoever was answered already may expect to find it here.
+        status.applied = status.applied.max(self.shared.visible.borrow().index);
+        status.committed = status.committed.max(status.applied);
+        status
     }
 
     #[must_use]
