@@ -6,6 +6,7 @@
 //!
 //! Invariant: a script that cannot get what it waits for is a violation, not a success.
 
+mod disks;
 mod joins;
 mod messages;
 
