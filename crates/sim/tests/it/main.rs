@@ -43,7 +43,7 @@ fn a_seed_in_which_members_come_and_go_repeats_bit_for_bit() {
 /// is, or a removed leader of two members, did wrong.
 #[test]
 fn members_come_and_go_with_snapshots_wipes_and_power_losses() {
-    for seed in [8, 40, 83] {
+    for seed in [8, 40, 82] {
         let outcome = run(run_members, seed);
         assert!(outcome.faults["members: removed"] > 0, "seed {seed}");
     }
