@@ -9,6 +9,8 @@ mod planting {
     pub enum Mutant {
         /// Some events never reach the watchers.
         DropWatchEvent,
+        /// What watchers are given from memory after a snapshot is what was there before it.
+        KeepWatchEvents,
         /// A transaction that changes nothing makes a revision.
         BumpEmptyRevision,
         /// Compaction forgets what is visible at the compacted revision.

@@ -39,6 +39,7 @@ mod planted {
         ("read-before-apply", Mutant::Member(Member::ReadBeforeApply)),
         ("show-before-replay", Mutant::Member(Member::ShowBeforeReplay)),
         ("drop-watch-event", Mutant::Models(Models::DropWatchEvent)),
+        ("keep-watch-events", Mutant::Models(Models::KeepWatchEvents)),
         ("forward-twice", Mutant::Member(Member::ForwardTwice)),
         ("refuse-the-unknown", Mutant::Member(Member::RefuseTheUnknown)),
         ("free-log-early", Mutant::Member(Member::FreeLogEarly)),

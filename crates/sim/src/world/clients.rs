@@ -427,7 +427,17 @@ impl World {
             let loaded: Result<Vec<_>, _> = mine.map(|event| load_event(store, event)).collect();
             loaded.map(|events| (events, through))
         };
-        let live = running.feeds.keys.since(watched.next, WATCH_REVISIONS_MAX).map(|revisions| {
+        let live = running.feeds.keys.since(watched.next, WATCH_REVISIONS_MAX);
+        // Whether the bodies can still be read or not: if not, history would cover it up.
+        for (revision, wanted) in live.iter().flatten().zip(watched.next.0..) {
+            ensure!(
+                revision.revision.0 == wanted,
+                "a watch from {} at member {member} is given revision {} from memory in place of {wanted}",
+                watched.next,
+                revision.revision
+            );
+        }
+        let live = live.map(|revisions| {
             let through = revisions.last()?.revision;
             Some((revisions.iter().flat_map(|r| r.events().to_vec()).collect(), through))
         });
