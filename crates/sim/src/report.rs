@@ -45,6 +45,7 @@ mod planted {
         ("free-log-early", Mutant::Member(Member::FreeLogEarly)),
         ("follow-wall-clock", Mutant::Member(Member::FollowWallClock)),
         ("keep-lease-clock", Mutant::Member(Member::KeepLeaseClock)),
+        ("revoke-in-a-later-term", Mutant::Member(Member::RevokeInALaterTerm)),
         ("confirm-lease-alone", Mutant::Member(Member::ConfirmLeaseAlone)),
         ("skip-checkpoint-sync", Mutant::Store(Store::SkipSync)),
         ("skip-body-check", Mutant::Store(Store::SkipBodyCheck)),
@@ -106,6 +107,15 @@ impl Mutant {
             ];
             matches!(self, Self::Member(mutant) if planted.contains(&mutant))
         }
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+
+    /// Is it left to the scenarios, because chance does not bring about what it takes?
+    #[must_use]
+    pub fn needs_a_script(self) -> bool {
+        #[cfg(feature = "mutants")]
+        return self == Self::Member(quorate_member::core::mutants::Mutant::RevokeInALaterTerm);
         #[cfg(not(feature = "mutants"))]
         false
     }

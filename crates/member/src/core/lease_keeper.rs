@@ -38,6 +38,14 @@ impl LeaseKeeper {
         self.term = term;
     }
 
+    /// What no leader may do either: an expiry of an earlier term, as if it were decided in `term`.
+    pub(super) fn decided_in(term: Term, expiry: &Bytes) -> Bytes {
+        match keys::decode(expiry) {
+            Ok(Command::LeaseExpire { ids, .. }) => keys::encode(&Command::LeaseExpire { term, ids }),
+            _ => expiry.clone(),
+        }
+    }
+
     #[must_use]
     pub fn term(&self) -> Term {
         self.term

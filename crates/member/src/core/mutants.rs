@@ -29,6 +29,8 @@ mod planting {
         FollowWallClock,
         /// A leader goes on with the lease clock of an earlier term.
         KeepLeaseClock,
+        /// What ran out in an earlier term is proposed as if it had run out in this one.
+        RevokeInALaterTerm,
         /// A leader answers for leases without a quorum.
         ConfirmLeaseAlone,
         /// The member list does not remember who was removed.

@@ -99,7 +99,11 @@ impl LogLoop {
 
     pub(super) fn propose_waiting(&mut self, now: Now) {
         let me = self.config.identity.member;
-        while let Some((term, model, command)) = self.expiries.pop_front() {
+        while let Some((mut term, model, mut command)) = self.expiries.pop_front() {
+            if planted!(RevokeInALaterTerm) && model == quorate_models::ModelId::KEYS {
+                term = self.consensus.leadership().2;
+                command = crate::core::lease_keeper::LeaseKeeper::decided_in(term, &command);
+            }
             // Nobody waits for it: its origin names no request.
             let origin = Origin { member: me, start: self.config.start, seq: 0 };
             let request = Request::Command { model, command: command.clone() };

@@ -274,16 +274,32 @@ impl Script {
             if self.leader()? == member {
                 return Ok(());
             }
-            let to = self.world.id_of(member);
-            for at in 0..self.members() {
-                self.world.push(at, Input::Log(LogInput::TransferLeadership { to }))?;
-            }
-            let patience = self.now() + self.election_timeout_nanos();
-            while self.now() < patience && !self.leads(member) {
-                self.pass(MILLI)?;
-            }
+            self.ask_to_lead(member)?;
         }
         Err(Violation(format!("leadership does not move to member {member}")))
+    }
+
+    /// Has this member lead, whatever is applied by now.
+    pub fn elect_at_once(&mut self, member: usize) -> Checked {
+        for _ in 0..100 {
+            if self.leads(member) {
+                return Ok(());
+            }
+            self.ask_to_lead(member)?;
+        }
+        Err(Violation(format!("leadership does not move to member {member}")))
+    }
+
+    fn ask_to_lead(&mut self, member: usize) -> Checked {
+        let to = self.world.id_of(member);
+        for at in 0..self.members() {
+            self.world.push(at, Input::Log(LogInput::TransferLeadership { to }))?;
+        }
+        let patience = self.now() + self.election_timeout_nanos();
+        while self.now() < patience && !self.leads(member) {
+            self.pass(MILLI)?;
+        }
+        Ok(())
     }
 
     // ---- requests ----
@@ -516,6 +532,27 @@ impl Script {
         let epoch = machine.epoch;
         self.say(|| format!("m{member} is resumed"));
         Stage::ALL.into_iter().for_each(|stage| self.world.wake_at(member, epoch, stage, now));
+    }
+
+    /// Nothing is applied by the member until it is let go on, as if the thread that does it got no processor. All else of it
+    /// goes on.
+    pub fn stall_applying(&mut self, member: usize) {
+        self.say(|| format!("m{member} applies nothing"));
+        let until = self.now() + FOR_GOOD_NANOS;
+        if let Some(running) = &mut self.world.machines[member].running {
+            running.queue(Stage::Apply).busy_until = until;
+        }
+    }
+
+    pub fn go_on_applying(&mut self, member: usize) {
+        self.say(|| format!("m{member} applies again"));
+        let now = self.now();
+        let machine = &mut self.world.machines[member];
+        let epoch = machine.epoch;
+        if let Some(running) = &mut machine.running {
+            running.queue(Stage::Apply).busy_until = now;
+        }
+        self.world.wake_at(member, epoch, Stage::Apply, now);
     }
 
     /// Puts this partition in place of what there was.
