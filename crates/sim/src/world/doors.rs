@@ -76,6 +76,11 @@ impl World {
             self.trace(|| format!("m{to} refuses m{from}: {shut}"));
             return self.shut(to, dials, &shut);
         }
+        ensure!(
+            !running.members.was_removed(dials.member),
+            "m{to} lets in member {}, of which it knows that it was removed",
+            dials.member
+        );
         let running = self.machines[from].running.as_ref().expect("it runs");
         let judged =
             gate::judge_answer(dials, &running.members, &running.guests, &hello(answers, dials.member));
