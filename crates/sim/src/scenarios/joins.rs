@@ -12,8 +12,10 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("a-joiner-has-the-data-of-another-life", old_folder).spare(1).finds(&["forget-removed"]),
     Scenario::new("founders-are-killed-while-they-found", founding).spare(1).down(),
     Scenario::new("a-lone-founder-is-killed-while-it-founds", lone_founder).lone(1),
-    Scenario::new("two-clusters-merge", merging).lone(2),
+    Scenario::new("two-clusters-merge", merging).lone(3),
 ];
+
+const OF_ANOTHER: &str = "handshake: refused, of another cluster";
 
 /// A member loses its disk and comes back under its name: it has no vote until it is removed and another added.
 fn wiped(s: &mut Script) -> Checked {
@@ -103,15 +105,21 @@ fn lone_founder(s: &mut Script) -> Checked {
     s.until("it has it all", |s| s.applied(3) == s.oracle().committed_index())
 }
 
-/// Two machines have clusters of their own, one of which keeps a key: that one is never absorbed, the other is.
+/// Machines have clusters of their own. One that had several members, or keeps a key, is never absorbed, whoever asks; not
+/// even where the key came after it had said that it holds nothing. One that is empty is. (Several members show twice: in the
+/// list, and in a log in which each has published itself. A key that comes late is looked for twice: when the offer comes, and
+/// once nothing is under way any more.)
 fn merging(s: &mut Script) -> Checked {
     let host = s.leader()?;
+    let (keeps, empty, late) = (3, 4, 5);
+    for machine in [keeps, empty, late] {
+        s.found_alone(machine)?;
+        s.leads_alone(machine)?;
+    }
+    // The first cluster holds nothing by now.
+    s.absorb(keeps, host)?;
+    ensure!(s.is_of_the_first(host), "a cluster of three was given up");
     s.put(host, "k", "1")?;
-    let (keeps, empty) = (3, 4);
-    s.found_alone(keeps)?;
-    s.found_alone(empty)?;
-    s.leads_alone(keeps)?;
-    s.leads_alone(empty)?;
     s.keep_alone(keeps)?;
     let cluster = s.cluster(keeps);
     for _ in 0..3 {
@@ -120,6 +128,17 @@ fn merging(s: &mut Script) -> Checked {
     }
     // Each tells the other to come.
     s.absorb(keeps, host)?;
+    // It is a member by the log already, and about to be told so.
+    (0..3).for_each(|member| s.slow_link(member, late, 100_000_000));
+    let refused = s.counted(OF_ANOTHER);
+    s.begin_absorbing(host, late)?;
+    s.until("the log has it", |s| s.listed(late).is_some())?;
+    s.keep_alone(late)?;
+    s.absorbing_ends()?;
+    s.until("the log's messages to it are refused", |s| s.counted(OF_ANOTHER) > refused)?;
+    s.heal();
+    ensure!(!s.is_of_the_first(late), "a cluster that came to keep a key was given up");
+    s.until("its admission is undone", |s| s.listed(late).is_none())?;
     s.absorb(host, empty)?;
     s.until("the empty one is a member", |s| {
         s.is_of_the_first(empty) && s.oracle().members.is_voter(s.id(empty))

@@ -122,7 +122,16 @@ impl Script {
 
     /// A member is told to absorb the cluster of a machine.
     pub fn absorb(&mut self, host: usize, machine: usize) -> Checked {
-        self.world.absorb(host, &format!("m{machine}"), machine, true)?;
+        self.begin_absorbing(host, machine)?;
+        self.absorbing_ends()
+    }
+
+    /// The same, and goes on.
+    pub fn begin_absorbing(&mut self, host: usize, machine: usize) -> Checked {
+        self.world.absorb(host, &format!("m{machine}"), machine, true)
+    }
+
+    pub fn absorbing_ends(&mut self) -> Checked {
         self.until("the admission ends", |script| {
             script.world.newcomers.as_ref().is_none_or(|newcomers| newcomers.hosting.is_idle())
         })
