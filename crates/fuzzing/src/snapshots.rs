@@ -83,35 +83,34 @@ fn receive(disk: &MemoryDisk, manifest: &[u8], files: &[File], draws: &mut Draws
     incoming.finish(&mut Unpaced).ok()
 }
 
-/// Makes the checksums of whole files right in the manifest; `docs/formats/store.md` has the places.
+/// Makes the checksums of whole files right in the manifest, as far as it can be parsed; `docs/formats/store.md` has the
+/// places.
 fn seal_files(manifest: &mut [u8], files: &[File]) -> Option<()> {
     const EXTRA_AT: usize = 20 + 8 * 8 + 4;
     const TABLE_BYTES: usize = 1 + 16 + 8;
+    /// Of a run and of a segment alike; the length stands at the same place in both.
+    const FILE_BYTES: usize = 36;
+    const LEN_AT: usize = 8;
     let number = |manifest: &[u8], at: usize| {
         let bytes = manifest.get(at..at.checked_add(4)?)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
     };
-    let seal = |manifest: &mut [u8], name: String, len: usize, crc_at: usize| {
-        let bytes = &files.iter().find(|(file, _)| *file == name)?.1;
-        let crc = crc32c::crc32c(bytes.get(..len)?);
-        manifest.get_mut(crc_at..crc_at + 4)?.copy_from_slice(&crc.to_le_bytes());
-        Some(())
-    };
     let mut at = EXTRA_AT.checked_add(4 + number(manifest, EXTRA_AT)?)?;
     at = at.checked_add(4 + number(manifest, at)?.checked_mul(TABLE_BYTES)?)?;
-    let runs = number(manifest, at)?;
-    at += 4;
-    for _ in 0..runs {
-        let (run, len) = (number(manifest, at)?, number(manifest, at + 8)?);
-        let _ = seal(manifest, format!("run-{run:016x}"), len, at + 32);
-        at += 36;
-    }
-    let segments = number(manifest, at)?;
-    at += 4;
-    for _ in 0..segments {
-        let (segment, len) = (number(manifest, at)?, number(manifest, at + 8)?);
-        let _ = seal(manifest, format!("segment-{segment:08x}"), len, at + 12);
-        at += 36;
+    let run: fn(usize) -> String = |number| format!("run-{number:016x}");
+    let segment: fn(usize) -> String = |number| format!("segment-{number:08x}");
+    for (name, crc_at) in [(run, 32), (segment, 12)] {
+        let count = number(manifest, at)?;
+        at += 4;
+        for _ in 0..count {
+            let (name, len) = (name(number(manifest, at)?), number(manifest, at + LEN_AT)?);
+            let bytes = files.iter().find(|(file, _)| *file == name).and_then(|(_, bytes)| bytes.get(..len));
+            if let Some(bytes) = bytes {
+                let place = manifest.get_mut(at + crc_at..at + crc_at + 4)?;
+                place.copy_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
+            }
+            at += FILE_BYTES;
+        }
     }
     Some(())
 }

@@ -186,12 +186,22 @@ fn watch(tools: &Tools, endpoint: &str, number: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn python(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+/// Runs a script of `interop/python` against all members of a cluster.
+fn python_script(
+    tools: &Tools,
+    scratch: &Path,
+    interpreter: Option<&Path>,
+    script: &str,
+) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/smoke.py");
-    let mut command = std::process::Command::new(tools.python.as_ref().context("no Python")?);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python").join(script);
+    let mut command = std::process::Command::new(interpreter.context("no Python")?);
     crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
     cluster.terminate()
+}
+
+fn python(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
+    python_script(tools, scratch, tools.python.as_deref(), "smoke.py")
 }
 
 /// The same as with Debian's, which is older.
@@ -200,20 +210,12 @@ fn etcdctl_distro(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
 }
 
 fn aetcd(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/asyncio_smoke.py");
-    let mut command = std::process::Command::new(tools.aetcd.as_ref().context("no Python")?);
-    crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
-    cluster.terminate()
+    python_script(tools, scratch, tools.aetcd.as_deref(), "asyncio_smoke.py")
 }
 
 /// Clients without gRPC: etcd3gw, and Patroni.
 fn gateway(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(&tools.binary, scratch, SIZE)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gateway.py");
-    let mut command = std::process::Command::new(tools.gateway.as_ref().context("no Python")?);
-    crate::tools::output(command.arg(script).arg(cluster.endpoints()))?;
-    cluster.terminate()
+    python_script(tools, scratch, tools.gateway.as_deref(), "gateway.py")
 }
 
 fn node(tools: &Tools, scratch: &Path) -> anyhow::Result<()> {
